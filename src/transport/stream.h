@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Data connections with a worker thread each. At the sender, sources give records to whichever worker
+ * is free, bounded in flight by count and by bytes per connection; at the receiver a sink takes them.
+ * Knows nothing of disks or pages. */
+#ifndef XMOTION_TRANSPORT_STREAM_H
+#define XMOTION_TRANSPORT_STREAM_H
+
+#include "base/err.h"
+#include "transport/conn.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* One record to be sent, made by a source in the worker's own buffer. */
+struct stream_work {
+    enum wire_type type;
+    uint8_t *buffer;      /* in: WIRE_DATA_MAX octets, page-aligned, the worker's */
+    uint32_t length;      /* out: octets of the body in `buffer` */
+    uint64_t cookie[4];   /* out: the source's own, given back to done */
+    uint8_t *scratch;     /* in: WIRE_DATA_MAX octets, page-aligned: for reading before encoding */
+};
+
+struct stream_source_ops {
+    const char *name;
+    /* Worker thread. Makes one record. 0: made; -EAGAIN: nothing at the moment (stream_kick when there
+     * is); another error ends the whole stream. May be called by several workers at once. */
+    int (*take)(void *source, struct stream_work *work, struct err *err);
+    /* Worker thread. The record was acknowledged (error 0), or its connection failed before that. Called
+     * exactly once for every record that take made. Cheap; must not call back into the stream except
+     * stream_kick. */
+    void (*done)(void *source, const struct stream_work *work, int error);
+};
+
+struct stream;
+
+struct stream_config {
+    uint32_t window_records; /* most records in flight per connection (default 32 when 0) */
+    uint64_t window_bytes;   /* most octets in flight per connection (default 4 MiB when 0) */
+    /* Worker thread, once: the first error of any worker. The stream is then failed for good. */
+    void (*failed)(void *data, const struct err *err);
+    void *data;
+};
+
+/* The sender's side. Connections are taken over one by one by stream_add; each starts a worker. */
+int stream_create(struct stream **ret, const struct stream_config *config, struct err *err);
+int stream_add(struct stream *s, struct conn *c, struct err *err);
+
+/* Registers a source; earlier ones are asked first. Thread-safe. The source must outlive the stream. */
+int stream_attach(struct stream *s, const struct stream_source_ops *ops, void *source, struct err *err);
+
+/* Wakes workers that found nothing. Thread-safe, cheap. */
+void stream_kick(struct stream *s);
+
+/* Octets sent on all data connections. Thread-safe. */
+uint64_t stream_bytes_sent(const struct stream *s);
+
+/* Shuts connections down, joins the workers, calls done(-ECANCELED) for what was in flight. */
+void stream_destroy(struct stream *s);
+
+/* The receiver's side: runs in the calling thread until the peer closes (0 when nothing was cut in the
+ * middle of a record), or an error. `take` handles one record (data types only); when it returns 0 the
+ * record is acknowledged. Acknowledgements are batched while more input is pending. */
+int stream_receive(struct conn *c,
+                   int (*take)(void *data, const struct record *record, struct err *err), void *data,
+                   struct err *err);
+
+#endif

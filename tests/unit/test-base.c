@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "base/bitmap.h"
+#include "base/err.h"
+#include "unit.h"
+
+#include <string.h>
+
+START_TEST(err_keeps_context)
+{
+    struct err err;
+
+    ck_assert_int_eq(err_set(&err, -EPROTO, "count %d", 3), -EPROTO);
+    ck_assert_int_eq(err_prefix(&err, err.code, "disk %s", "xvda"), -EPROTO);
+    ck_assert_str_eq(err.text, "disk xvda: count 3");
+    ck_assert_int_eq(err_set(NULL, -EIO, "nobody listens"), -EIO);
+}
+END_TEST
+
+START_TEST(err_never_overflows)
+{
+    char longest[2 * ERR_TEXT_MAX];
+    struct err err;
+
+    memset(longest, 'x', sizeof(longest) - 1);
+    longest[sizeof(longest) - 1] = '\0';
+    ck_assert_int_eq(err_set(&err, -EIO, "%s", longest), -EIO);
+    ck_assert_uint_eq(strlen(err.text), ERR_TEXT_MAX - 1);
+    ck_assert_int_eq(err_prefix(&err, -EIO, "%s", longest), -EIO);
+    ck_assert_uint_eq(strlen(err.text), ERR_TEXT_MAX - 1);
+}
+END_TEST
+
+START_TEST(bitmap_runs_cross_words)
+{
+    struct bitmap b;
+    uint64_t first;
+
+    ck_assert_int_eq(bitmap_init(&b, 1000), 0);
+    bitmap_set_run(&b, 60, 100);
+    ck_assert_uint_eq(bitmap_count(&b), 100);
+    ck_assert_uint_eq(bitmap_next_run(&b, 0, 1000, &first), 100);
+    ck_assert_uint_eq(first, 60);
+    ck_assert_uint_eq(bitmap_next_run(&b, 100, 8, &first), 8);
+    ck_assert_uint_eq(first, 100);
+    bitmap_clear_run(&b, 64, 64);
+    ck_assert_uint_eq(bitmap_next_run(&b, 64, 1000, &first), 32);
+    ck_assert_uint_eq(first, 128);
+    ck_assert_uint_eq(bitmap_next_run(&b, 160, 1000, &first), 0);
+    bitmap_finish(&b);
+}
+END_TEST
+
+START_TEST(bitmap_last_bits)
+{
+    struct bitmap b;
+    uint64_t first;
+
+    ck_assert_int_eq(bitmap_init(&b, 65), 0);
+    bitmap_set_all(&b);
+    ck_assert_uint_eq(bitmap_count(&b), 65);
+    ck_assert_uint_eq(bitmap_next_run(&b, 64, 1000, &first), 1);
+    ck_assert_uint_eq(first, 64);
+    bitmap_finish(&b);
+}
+END_TEST
+
+START_TEST(bitmap_take_moves_marks)
+{
+    uint64_t shared[2] = {0x11, UINT64_C(1) << 63};
+    struct bitmap b;
+
+    ck_assert_int_eq(bitmap_init(&b, 128), 0);
+    bitmap_set(&b, 0);
+    ck_assert_uint_eq(bitmap_take(&b, shared), 3);
+    ck_assert_uint_eq(shared[0] | shared[1], 0);
+    ck_assert(bitmap_test(&b, 0) && bitmap_test(&b, 4) && bitmap_test(&b, 127));
+    ck_assert_uint_eq(bitmap_count(&b), 3);
+    bitmap_finish(&b);
+}
+END_TEST
+
+UNIT_MAIN("base", err_keeps_context, err_never_overflows, bitmap_runs_cross_words, bitmap_last_bits,
+          bitmap_take_moves_marks)
