@@ -94,7 +94,9 @@ struct hv_source_ops {
     /* Before GO: ends saving wherever it is and lets the guest run on under its own name. Waits until it does: 0, or what is
      * true of the guest now. Idempotent; safe in every state. */
     int (*resume)(struct hv_source *s, struct err *err);
-    /* Suspended: sets the source's guest aside under the name NAME--moved, so that NAME is free. */
+    /* Saved: sets the source's guest aside under the name NAME--moved, so that NAME is free. The last step before GO: from
+     * here on nothing (close, a dying process) resumes it by itself, only `resume`, for whoever knows that the target has
+     * destroyed its copy. */
     int (*set_aside)(struct hv_source *s, struct err *err);
     /* After RUNNING: the guest's source half is destroyed; its disks are kept. */
     int (*destroy)(struct hv_source *s, struct err *err);
@@ -137,11 +139,20 @@ struct hv_target {
 int hv_source_open(struct hv_source **ret, const char *guest, struct err *err);
 int hv_source_open_xen(struct hv_source **ret, const char *guest, struct err *err);
 int hv_source_open_proc(struct hv_source **ret, const char *name, struct err *err);
+/* A disk without a guest: a block device, or an NBD URI whose size the caller has asked for (else 0). `stop_command` (NULL none,
+ * borrowed) runs where a guest would be suspended. */
+int hv_source_open_none(struct hv_source **ret, const char *path, const char *stop_command, uint64_t nbd_size,
+                        struct err *err);
 
 /* `guest` is what the peer sent (hv_guest_from_json): hostile, checked here as far as it is used. `new_name` may be NULL. */
 int hv_target_open(struct hv_target **ret, const struct hv_guest *guest, struct err *err);
 int hv_target_open_xen(struct hv_target **ret, const struct hv_guest *guest, struct err *err);
 int hv_target_open_proc(struct hv_target **ret, const struct hv_guest *guest, struct err *err);
+int hv_target_open_none(struct hv_target **ret, const struct hv_guest *guest, struct err *err);
+
+/* Destroys what a receiver that died may have left half-made of a guest of this kind and name (NAME--incoming). 0 when
+ * nothing is left, -EBUSY when it does not go away. */
+int hv_target_destroy_left(const char *kind, const char *name, struct err *err);
 
 /* The part of a guest that travels in PREPARE; paths stay at home. */
 json_t *hv_guest_to_json(const struct hv_guest *g);

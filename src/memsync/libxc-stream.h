@@ -11,12 +11,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Largest record body that is accepted; libxc's own limit is 8 MiB (REC_LENGTH_MAX), libxl records (QEMU's state) larger. */
-#define LIBXC_RECORD_MAX  (8u << 20)
+/* Largest record body that is accepted: libxc's own limit (REC_LENGTH_MAX, 8 MiB up to Xen 4.16), and the same for
+ * libxl's records (QEMU's state). Memory is only taken as octets come. */
+#define LIBXC_RECORD_MAX  (128u << 20)
 #define LIBXL_RECORD_MAX  (128u << 20)
 #define LIBXC_PAGES_MAX   1024u /* pages of one PAGE_DATA record (MAX_BATCH_SIZE) */
-
-struct libxc_reader;
 
 struct libxc_reader_ops {
     /* One PAGE_DATA record: `entries` as in the stream (PFN and type), `pages` the data of those that carry some, in order. The
@@ -28,7 +27,7 @@ struct libxc_reader_ops {
 
 /* Reads `fd` until the end record of the outer stream. With `bare` it is a libxc stream alone. Checks every length before
  * it is used, the order image header, domain header, records, END, and that page counts fit lengths. 0, or -EPROTO and
- * what was found. Blocks on fd. *ret_max_pfn is the p2m's size as far as known (0 unknown). */
+ * what was found. Blocks on fd, and reads not one octet more than the stream has. */
 int libxc_stream_read(int fd, bool bare, const struct libxc_reader_ops *ops, void *data, struct err *err);
 
 /* Writes one PAGE_DATA record to `fd`: entries with a zero flag (wire.h WIRE_PFN_ZERO) get a page of zeroes, the others

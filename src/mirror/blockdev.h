@@ -51,6 +51,9 @@ int blockdev_open_file(struct blockdev **ret, const char *path, unsigned int fla
 int blockdev_open_nbd(struct blockdev **ret, const char *uri, unsigned int flags, unsigned int connections,
                       struct err *err);
 
+/* True for the URIs that blockdev_open_nbd takes. */
+bool blockdev_is_uri(const char *name);
+
 /* URI or path. */
 int blockdev_open(struct blockdev **ret, const char *name, unsigned int flags, struct err *err);
 

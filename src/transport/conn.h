@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* One TLS connection that carries records (docs/protocol.md). A connection is used by one thread at a
- * time, but for conn_shutdown, which any thread may call to wake the one that waits. */
+/* One TLS connection that carries records (docs/protocol.md). A connection is used by one thread at
+ * a time, but for conn_shutdown, which any thread may call to wake the one that waits. */
 #ifndef XMOTION_TRANSPORT_CONN_H
 #define XMOTION_TRANSPORT_CONN_H
 
@@ -16,11 +16,17 @@ struct conn;
 struct identity;
 
 #define CONN_DEFAULT_PORT "7799"
+#define CONN_ADDRESS_MAX  272
 
-/* Connects to "host", "host:port", "1.2.3.4:port" or "[v6]:port" and finishes the TLS handshake. The
- * peer must show the certificate that identity_trust stored for this address (or, with a CA, one for
- * that host name). The error text says what to do: nothing listens, not trusted yet, certificate has
- * changed (man in the middle?), we are not authorized there. Waits at most `timeout_ns`. */
+/* The one spelling of an address, "host:port" or "[v6]:port": host in lower case, default port
+ * added. The key of `trusted` (identity.h). -EINVAL: not an address. */
+int conn_canonical_address(const char *address, char ret[CONN_ADDRESS_MAX], struct err *err);
+
+/* Connects to "host", "host:port", "1.2.3.4:port" or "[v6]:port" and finishes the TLS handshake.
+ * The peer must show the certificate that identity_trust stored for this address (or, with a CA,
+ * one for that host name). The error text says what to do: nothing listens, not trusted yet,
+ * certificate has changed (man in the middle?), we are not authorized there. Waits at most
+ * `timeout_ns`. */
 int conn_connect(struct conn **ret, const struct identity *id, const char *address,
                  uint64_t timeout_ns, struct err *err);
 
@@ -41,7 +47,8 @@ void conn_shutdown(struct conn *c);
 const char *conn_peer(const struct conn *c);
 const char *conn_peer_fingerprint(const struct conn *c);
 
-/* The pollable descriptor. conn_pending: bytes that were decrypted already; poll does not see them. */
+/* The pollable descriptor. conn_pending: bytes that were decrypted already; poll does not see them.
+ */
 int conn_fd(const struct conn *c);
 bool conn_pending(const struct conn *c);
 
@@ -61,11 +68,17 @@ struct record {
     uint8_t *body; /* owned by the connection, good until the next receive */
 };
 
-/* Sets the largest body that is accepted (before memory is taken for it). Default WIRE_CONTROL_MAX. */
+/* Sets the largest body that is accepted (before memory is taken for it). Default WIRE_CONTROL_MAX.
+ */
 void conn_set_max_body(struct conn *c, uint32_t max);
+
+/* The longest wait without progress of conn_send and conn_recv; UINT64_MAX: for ever. */
 void conn_set_timeout(struct conn *c, uint64_t ns);
 
-/* Receives one whole record; waits. -ECONNRESET when the peer is gone, -EPROTO with what was wrong. */
+/* Receives one whole record; waits. -ECONNRESET when the peer is gone, -EPROTO with what was wrong,
+ * -EACCES when it turns out that the peer does not authorize us. After -ETIMEDOUT it may be called
+ * again and goes on where it was; every other error of a send or a receive is the end of the
+ * connection. */
 int conn_recv(struct conn *c, struct record *ret, struct err *err);
 
 /* Goes on with the record under way without waiting: -EAGAIN when it is not whole yet. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Data connections with a worker thread each. At the sender, sources give records to whichever worker
- * is free, bounded in flight by count and by bytes per connection; at the receiver a sink takes them.
- * Knows nothing of disks or pages. */
+/* Data connections with a worker thread each. At the sender, sources give records to whichever
+ * worker is free, bounded in flight by count and by bytes per connection; at the receiver a sink
+ * takes them. Knows nothing of disks or pages. */
 #ifndef XMOTION_TRANSPORT_STREAM_H
 #define XMOTION_TRANSPORT_STREAM_H
 
@@ -14,20 +14,25 @@
 /* One record to be sent, made by a source in the worker's own buffer. */
 struct stream_work {
     enum wire_type type;
-    uint8_t *buffer;      /* in: WIRE_DATA_MAX octets, page-aligned, the worker's */
-    uint32_t length;      /* out: octets of the body in `buffer` */
-    uint64_t cookie[4];   /* out: the source's own, given back to done */
-    uint8_t *scratch;     /* in: WIRE_DATA_MAX octets, page-aligned: for reading before encoding */
+    uint8_t *buffer;         /* in: WIRE_DATA_MAX octets, page-aligned, the worker's */
+    uint32_t length;         /* out: octets of the body in `buffer` */
+    const uint8_t *payload;  /* out: the rest of the body, elsewhere (in `scratch`, say): good until
+                                done; NULL: none */
+    uint32_t payload_length; /* out: its octets */
+    uint64_t cookie[4];      /* out: the source's own, given back to done */
+    uint8_t *scratch; /* in: WIRE_DATA_MAX octets, page-aligned: for reading before encoding */
 };
 
 struct stream_source_ops {
     const char *name;
-    /* Worker thread. Makes one record. 0: made; -EAGAIN: nothing at the moment (stream_kick when there
-     * is); another error ends the whole stream. May be called by several workers at once. */
+    /* Worker thread. Makes one record. 0: made; -EAGAIN: nothing at the moment (stream_kick when
+     * there is); another error ends the whole stream. May be called by several workers at once. */
     int (*take)(void *source, struct stream_work *work, struct err *err);
-    /* Worker thread. The record was acknowledged (error 0), or its connection failed before that. Called
-     * exactly once for every record that take made. Cheap; must not call back into the stream except
-     * stream_kick. */
+    /* Worker thread. The record was acknowledged (error 0), its connection failed before that, or
+     * the stream was stopped
+     * (-ECANCELED). Called exactly once for every record that take made, in the order of each
+     * connection. type, length and cookie are as take left them, the buffers are NULL. Cheap; must
+     * not call back into the stream except stream_kick. */
     void (*done)(void *source, const struct stream_work *work, int error);
 };
 
@@ -41,12 +46,15 @@ struct stream_config {
     void *data;
 };
 
-/* The sender's side. Connections are taken over one by one by stream_add; each starts a worker. */
+/* The sender's side. Connections are taken over one by one by stream_add; each starts a worker.
+ * When it fails (-ECANCELED: the stream has failed already) the connection stays the caller's. */
 int stream_create(struct stream **ret, const struct stream_config *config, struct err *err);
 int stream_add(struct stream *s, struct conn *c, struct err *err);
 
-/* Registers a source; earlier ones are asked first. Thread-safe. The source must outlive the stream. */
-int stream_attach(struct stream *s, const struct stream_source_ops *ops, void *source, struct err *err);
+/* Registers a source; earlier ones are asked first. Thread-safe. The source must outlive the
+ * stream. */
+int stream_attach(struct stream *s, const struct stream_source_ops *ops, void *source,
+                  struct err *err);
 
 /* Wakes workers that found nothing. Thread-safe, cheap. */
 void stream_kick(struct stream *s);
@@ -57,11 +65,12 @@ uint64_t stream_bytes_sent(const struct stream *s);
 /* Shuts connections down, joins the workers, calls done(-ECANCELED) for what was in flight. */
 void stream_destroy(struct stream *s);
 
-/* The receiver's side: runs in the calling thread until the peer closes (0 when nothing was cut in the
- * middle of a record), or an error. `take` handles one record (data types only); when it returns 0 the
- * record is acknowledged. Acknowledgements are batched while more input is pending. */
+/* The receiver's side: runs in the calling thread until the peer closes (0 when nothing was cut in
+ * the middle of a record), or an error. `take` handles one record (data types only); when it
+ * returns 0 the record is acknowledged. Acknowledgements are batched while more input is pending.
+ */
 int stream_receive(struct conn *c,
-                   int (*take)(void *data, const struct record *record, struct err *err), void *data,
-                   struct err *err);
+                   int (*take)(void *data, const struct record *record, struct err *err),
+                   void *data, struct err *err);
 
 #endif

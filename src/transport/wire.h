@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The twin of docs/protocol.md: numbers, sizes and limits of the wire, and the checks of what comes from
- * a peer that are pure functions of the octets. */
+/* The twin of docs/protocol.md: numbers, sizes and limits of the wire, and the checks of what comes
+ * from a peer that are pure functions of the octets. */
 #ifndef XMOTION_TRANSPORT_WIRE_H
 #define XMOTION_TRANSPORT_WIRE_H
 
@@ -31,6 +31,7 @@ enum wire_type {
     WIRE_PONG = 16,
     WIRE_CHECK = 17,
     WIRE_CHECKED = 18,
+    WIRE_EPOCH_BEGIN = 19,
     WIRE_DISK_DATA = 32,
     WIRE_MEMORY_PAGES = 33,
     WIRE_ACK = 34,
@@ -53,17 +54,17 @@ struct wire_header {
 void wire_put_header(uint8_t out[WIRE_HEADER_SIZE], const struct wire_header *h);
 
 /* Checks magic, a known type, the sequence number and `max_length`; -EPROTO with what came. */
-int wire_get_header(const uint8_t in[WIRE_HEADER_SIZE], uint64_t expected_sequence, uint32_t max_length,
-                    struct wire_header *ret, struct err *err);
+int wire_get_header(const uint8_t in[WIRE_HEADER_SIZE], uint64_t expected_sequence,
+                    uint32_t max_length, struct wire_header *ret, struct err *err);
 
 enum wire_encoding { WIRE_PLAIN = 0, WIRE_ZSTD = 1 };
 
 /* DISK_DATA */
-#define WIRE_DISK_HEAD_SIZE   16u
-#define WIRE_DISK_BLOCK_SIZE  24u
-#define WIRE_DISK_BLOCKS_MAX  256u
-#define WIRE_DISK_BLOCK_MAX   65536u /* octets a block; also the reach of a chain */
-#define WIRE_SECTOR           512u
+#define WIRE_DISK_HEAD_SIZE  16u
+#define WIRE_DISK_BLOCK_SIZE 24u
+#define WIRE_DISK_BLOCKS_MAX 256u
+#define WIRE_DISK_BLOCK_MAX  65536u /* octets a block; also the reach of a chain */
+#define WIRE_SECTOR          512u
 
 enum wire_block_kind { WIRE_BLOCK_DATA = 0, WIRE_BLOCK_ZERO = 1 };
 
@@ -86,13 +87,13 @@ void wire_put_disk_head(uint8_t *out, const struct wire_disk_head *h);
 void wire_put_disk_block(uint8_t *out, const struct wire_disk_block *b);
 void wire_get_disk_block(const uint8_t *in, struct wire_disk_block *ret);
 
-/* Checks a whole DISK_DATA body (counts against lengths, every block against the rules and `disk_sizes`,
- * the sum against the raw length) before anything of it is used. On success the blocks are read with
- * wire_get_disk_block(body + WIRE_DISK_HEAD_SIZE + i * WIRE_DISK_BLOCK_SIZE), and the payload starts at
- * *ret_payload. */
+/* Checks a whole DISK_DATA body (counts against lengths, every block against the rules and
+ * `disk_sizes`, the sum against the raw length) before anything of it is used. On success the
+ * blocks are read with wire_get_disk_block(body + WIRE_DISK_HEAD_SIZE + i * WIRE_DISK_BLOCK_SIZE),
+ * and the payload starts at *ret_payload. */
 int wire_check_disk_data(const uint8_t *body, uint32_t length, const uint64_t *disk_sizes,
-                         uint32_t disk_count, struct wire_disk_head *ret, const uint8_t **ret_payload,
-                         struct err *err);
+                         uint32_t disk_count, struct wire_disk_head *ret,
+                         const uint8_t **ret_payload, struct err *err);
 
 /* MEMORY_PAGES */
 #define WIRE_PAGES_HEAD_SIZE 32u
@@ -103,8 +104,8 @@ int wire_check_disk_data(const uint8_t *body, uint32_t length, const uint64_t *d
 #define WIRE_PFN_TYPE_MASK   UINT64_C(0xf000000000000000)
 #define WIRE_PFN_TYPE_SHIFT  60
 
-/* libxc's page types 0 to 8 and 0x9-0xc (pinned page tables) carry data; 0xd broken, 0xe allocate only and
- * 0xf none do not (xen/include/public/domctl.h, XEN_DOMCTL_PFINFO_*). */
+/* libxc's page types 0 to 8 and 0x9-0xc (pinned page tables) carry data; 0xd broken, 0xe allocate
+ * only and 0xf none do not (xen/include/public/domctl.h, XEN_DOMCTL_PFINFO_*). */
 static inline bool wire_pfn_has_data(uint64_t entry)
 {
     return (entry >> WIRE_PFN_TYPE_SHIFT) < 0xd && !(entry & WIRE_PFN_ZERO);
@@ -125,10 +126,10 @@ static inline uint32_t wire_pages_overhead(uint32_t count)
     return WIRE_PAGES_HEAD_SIZE + 8 * count;
 }
 
-/* As wire_check_disk_data. Entries are big-endian u64 at body + WIRE_PAGES_HEAD_SIZE. `max_pfn`: no PFN may be
- * larger. */
-int wire_check_pages(const uint8_t *body, uint32_t length, uint64_t max_pfn, struct wire_pages_head *ret,
-                     const uint8_t **ret_payload, struct err *err);
+/* As wire_check_disk_data. Entries are big-endian u64 at body + WIRE_PAGES_HEAD_SIZE. `max_pfn`: no
+ * PFN may be larger. */
+int wire_check_pages(const uint8_t *body, uint32_t length, uint64_t max_pfn,
+                     struct wire_pages_head *ret, const uint8_t **ret_payload, struct err *err);
 
 /* Folds one block into the chain of its 64 KiB (docs/protocol.md, block chains). */
 uint64_t wire_chain_fold(uint64_t chain, const struct wire_disk_block *b);

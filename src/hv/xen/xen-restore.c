@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The target's half: building the guest from the stream under the name NAME--incoming, and giving it its name and its
+ * life when GO comes. Until then everything that goes wrong, the controller's death included, destroys it. */
+#include "hv/xen/xen-agent.h"
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "hv/xen/xen-libxl.h"
+
+#include <assert.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define ABORT_MS 60000
+
+static int stream_in = -1;
+
+static void replace_string(char **at, const char *with)
+{
+    free(*at);
+    *at = with ? strdup(with) : NULL;
+    assert(*at || !with);
+}
+
+static bool is_empty_drive(const libxl_device_disk *disk)
+{
+    return (disk->is_cdrom || disk->removable) && (!disk->pdev_path || !disk->pdev_path[0]);
+}
+
+/* Here the disk is what the mirror has written, whatever it was at the source. */
+static int replace_disk(libxl_device_disk *disk, const char *path, struct err *err)
+{
+    struct stat st;
+
+    if (!path || path[0] != '/' || stat(path, &st))
+        return err_set(err, -ENOENT, "disk %s: %s is not here", disk->vdev, path ? path : "no path");
+    if (!S_ISBLK(st.st_mode) && !S_ISREG(st.st_mode))
+        return err_set(err, -ENOTBLK, "disk %s: %s is neither a block device nor a file", disk->vdev, path);
+    replace_string(&disk->pdev_path, path);
+    replace_string(&disk->script, NULL);
+    disk->backend = LIBXL_DISK_BACKEND_PHY;
+    disk->format = LIBXL_DISK_FORMAT_RAW;
+    return 0;
+}
+
+static int replace_disks(libxl_domain_config *config, const json_t *paths, struct err *err)
+{
+    size_t next = 0;
+    int rc = 0;
+
+    for (int i = 0; i < config->num_disks && !rc; i++)
+        if (!is_empty_drive(&config->disks[i]))
+            rc = replace_disk(&config->disks[i], json_string_value(json_array_get(paths, next++)), err);
+    if (!rc && next != json_array_size(paths))
+        rc = err_set(err, -EPROTO, "%zu disk paths for a guest with %zu disks", json_array_size(paths), next);
+    return rc;
+}
+
+static void name_incoming(const struct agent *a, char *name, size_t size)
+{
+    (void)snprintf(name, size, "%s" INCOMING_SUFFIX, a->name);
+}
+
+/* The peer's configuration becomes ours: checked again, under another name, without the source's numbers. */
+static int adopt_config(struct agent *a, const json_t *request, struct err *err)
+{
+    const char *name = json_string_value(json_object_get(request, "name"));
+    char incoming[200];
+    int rc = name ? xen_name_check(name, err) : err_set(err, -EPROTO, "the guest has no name");
+
+    if (!rc)
+        rc = xen_config_parse(a, json_object_get(request, "config"), &a->config, err);
+    if (!rc)
+        rc = xen_guard(&a->config, err);
+    if (!rc)
+        rc = replace_disks(&a->config, json_object_get(request, "paths"), err);
+    if (rc)
+        return rc;
+    (void)snprintf(a->name, sizeof(a->name), "%s", name);
+    name_incoming(a, incoming, sizeof(incoming));
+    replace_string(&a->config.c_info.name, incoming);
+    if (a->config.b_info.bootloader && a->config.b_info.bootloader[0])
+        replace_string(&a->config.b_info.bootloader, "pygrub");
+    a->config.c_info.domid = INVALID_DOMID;
+    libxl_defbool_unset(&a->config.c_info.run_hotplug_scripts);
+    return 0;
+}
+
+static int start_restore(struct agent *a, struct err *err)
+{
+    libxl_domain_restore_params params;
+    int rc;
+
+    libxl_domain_restore_params_init(&params);
+    params.stream_version = 2;
+    libxl_complaint_clear();
+    unsetenv("LIBXL_SAVE_HELPER"); /* libxl's own helper restores */
+    operation_begin(&a->restore);
+    rc = libxl_domain_create_restore(a->ctx, &a->config, &a->domid, stream_in, -1, &params, &a->restore.how, NULL);
+    libxl_domain_restore_params_dispose(&params);
+    if (!rc)
+        return 0;
+    a->restore.running = false;
+    close(take_fd(&stream_in));
+    return err_libxl(err, -EIO, rc, "the guest cannot be built");
+}
+
+int xen_restore_begin(struct agent *a, const json_t *request, int *stream, struct err *err)
+{
+    int rc;
+
+    if (*stream < 0 || a->config.c_info.name)
+        return err_set(err, -EINVAL, "a guest cannot be built now");
+    rc = adopt_config(a, request, err);
+    if (rc)
+        return rc;
+    agent_log_open(a->name);
+    stream_in = take_fd(stream);
+    a->stream_ns = 0;
+    a->stream_watch = fcntl(stream_in, F_DUPFD_CLOEXEC, 0);
+    return start_restore(a, err);
+}
+
+void xen_restore_turn(struct agent *a)
+{
+    char text[400];
+    uint64_t now = clock_now();
+
+    if (stream_in < 0 || a->restore.running)
+        return;
+    close(take_fd(&stream_in));
+    if (!a->restore.rc) {
+        uint64_t ns = a->stream_ns ? now - a->stream_ns : 0;
+
+        agent_event(a, json_pack("{s:s,s:I}", "event", "built", "ns", (json_int_t)ns));
+        return;
+    }
+    (void)snprintf(text, sizeof(text), "building the guest: %s",
+                   libxl_complaint()[0] ? libxl_complaint() : libxl_error_to_string(a->restore.rc));
+    log_line("%s", text);
+    agent_event(a, json_pack("{s:s,s:s}", "event", "failed", "text", text));
+}
+
+static int take_name(struct agent *a, struct err *err)
+{
+    char incoming[200];
+    int rc;
+
+    name_incoming(a, incoming, sizeof(incoming));
+    libxl_complaint_clear();
+    rc = libxl_domain_rename(a->ctx, a->domid, incoming, a->name);
+    return rc ? err_libxl(err, -EIO, rc, "the guest cannot take its name") : 0;
+}
+
+int xen_run(struct agent *a, uint64_t *ret_ns, struct err *err)
+{
+    uint64_t begin = clock_now();
+    int rc;
+
+    if (a->ran)
+        return 0;
+    if (a->restore.running || a->restore.rc || !domid_set(a) || stream_in >= 0)
+        return err_set(err, -EBUSY, "the guest is not built yet");
+    rc = take_name(a, err);
+    if (rc)
+        return rc;
+    libxl_complaint_clear();
+    rc = libxl_domain_unpause(a->ctx, a->domid, NULL);
+    if (rc)
+        return err_libxl(err, -EIO, rc, "the guest cannot be started");
+    a->ran = true;
+    *ret_ns = clock_now() - begin;
+    log_line("domain %u, %s, runs here", a->domid, a->name);
+    return 0;
+}
+
+/* Whether domain `domid` still is the one that was built here: never destroy another that got its number. */
+static bool is_ours(struct agent *a)
+{
+    CLEANUP_FREE char *name = libxl_domid_to_name(a->ctx, a->domid);
+    char incoming[200];
+
+    name_incoming(a, incoming, sizeof(incoming));
+    return name && (!strcmp(name, incoming) || !strcmp(name, a->name));
+}
+
+static int end_restore(struct agent *a, struct err *err)
+{
+    if (!a->restore.running)
+        return 0;
+    (void)libxl_ao_abort(a->ctx, &a->restore.how);
+    if (operation_wait(a, &a->restore, ABORT_MS))
+        return err_set(err, -ETIMEDOUT, "building the guest does not end; destroy %s" INCOMING_SUFFIX " by hand", a->name);
+    xen_restore_turn(a);
+    return 0;
+}
+
+int xen_target_destroy(struct agent *a, struct err *err)
+{
+    int rc;
+
+    if (a->ran)
+        return err_set(err, -EBUSY, "the guest runs here");
+    rc = end_restore(a, err);
+    if (rc || !domid_set(a) || !is_ours(a))
+        return rc;
+    libxl_complaint_clear();
+    rc = libxl_domain_destroy(a->ctx, a->domid, NULL);
+    if (rc && rc != ERROR_DOMAIN_NOTFOUND)
+        return err_libxl(err, -EIO, rc, "the guest's copy cannot be destroyed");
+    log_line("domain %u is destroyed", a->domid);
+    a->domid = (uint32_t)INVALID_DOMID;
+    return 0;
+}

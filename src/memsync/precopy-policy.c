@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "memsync/precopy-policy.h"
+
+#include "base/clock.h"
+
+/* A round over fewer pages than this is not worth its log-dirty clean, which pauses the guest (hazard 12). */
+#define FEW_PAGES 64
+
+static const char *const names[] = {
+    [PRECOPY_CONTINUE] = "continue", [PRECOPY_STOP] = "stop", [PRECOPY_ABORT] = "abort", [PRECOPY_WAIT] = "wait"};
+
+const char *precopy_decision_name(enum precopy_decision d)
+{
+    return names[d];
+}
+
+static uint64_t add(uint64_t a, uint64_t b)
+{
+    return a > UINT64_MAX - b ? UINT64_MAX : a + b;
+}
+
+static uint64_t time_for(uint64_t pages, uint64_t pages_per_second)
+{
+    return (uint64_t)((double)pages / (double)pages_per_second * (double)NS_PER_SEC);
+}
+
+/* The pages that will be dirty once this round has been sent: what is dirtied meanwhile. A hot set is written over and over,
+ * so it is never taken to be more than was dirty before this round when this round is no longer. */
+static uint64_t pages_after_round(const struct precopy_stats *s)
+{
+    double seconds = (double)s->dirty_pages / (double)s->pages_per_second;
+    double dirtied = seconds * (double)s->dirtied_per_second;
+
+    if (dirtied > (double)s->dirty_pages)
+        return (uint64_t)s->dirty_pages;
+    return (uint64_t)dirtied;
+}
+
+static uint64_t memory_tail(const struct precopy_stats *s)
+{
+    if (s->round == 0)
+        return UINT64_MAX;
+    if (s->dirty_pages == 0)
+        return 0;
+    if (s->dirty_pages < 0 || !s->pages_per_second)
+        return UINT64_MAX;
+    return time_for(pages_after_round(s), s->pages_per_second);
+}
+
+enum precopy_decision precopy_decide(const struct precopy_stats *s, const struct precopy_limits *l,
+                                     uint64_t *ret_tail_ns)
+{
+    uint64_t memory = memory_tail(s);
+    /* Last disk pass and last memory pass share the link, so their times add up. */
+    uint64_t tail = add(add(memory, s->disk_tail_ns), s->overhead_ns);
+    bool late = l->timeout_ns && s->elapsed_ns >= l->timeout_ns;
+
+    *ret_tail_ns = tail;
+    if (tail <= l->downtime_ns)
+        return PRECOPY_STOP;
+    if (late && l->on_timeout == PRECOPY_TIMEOUT_ABORT)
+        return PRECOPY_ABORT;
+    if (late && s->disk_tail_ns != UINT64_MAX && s->round > 0)
+        return PRECOPY_STOP;
+    if (s->round > 0 && s->dirty_pages >= 0 && s->dirty_pages < FEW_PAGES)
+        return PRECOPY_WAIT;
+    return PRECOPY_CONTINUE;
+}

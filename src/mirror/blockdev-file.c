@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Regular files and block devices. Devices are always used with O_DIRECT: the page cache of dom0 belongs to the
+ * guests, and a cached page of another inode of the same device would be stale (tracker.md, hazard 8). */
+#include "mirror/blockdev.h"
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/fdio.h"
+
+#include <assert.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define ZERO_STEP MIB(1)
+
+struct blockdev_file {
+    struct blockdev base;
+    int fd;
+    bool is_device;
+    bool direct;
+    char *path;
+};
+
+static struct blockdev_file *self(struct blockdev *b)
+{
+    return (struct blockdev_file *)b;
+}
+
+static int file_pread(struct blockdev *b, void *buf, size_t len, uint64_t offset, struct err *err)
+{
+    struct blockdev_file *f = self(b);
+    int r;
+
+    assert(offset <= b->size && len <= b->size - offset);
+    r = fd_pread_full(f->fd, buf, len, offset);
+    return r < 0 ? err_errno(err, r, "%s: reading %zu octets at %llu", f->path, len,
+                             (unsigned long long)offset)
+                 : 0;
+}
+
+/* O_DIRECT wants aligned memory; what arrives from the wire is not. */
+static int pwrite_bounced(struct blockdev_file *f, const void *buf, size_t len, uint64_t offset)
+{
+    CLEANUP_FREE void *aligned = NULL;
+
+    if (posix_memalign(&aligned, BLOCKDEV_ALIGN, len))
+        return -ENOMEM;
+    memcpy(aligned, buf, len);
+    return fd_pwrite_full(f->fd, aligned, len, offset);
+}
+
+static int file_pwrite(struct blockdev *b, const void *buf, size_t len, uint64_t offset, struct err *err)
+{
+    struct blockdev_file *f = self(b);
+    int r;
+
+    assert(offset <= b->size && len <= b->size - offset);
+    if (f->direct && (uintptr_t)buf % b->sector_size)
+        r = pwrite_bounced(f, buf, len, offset);
+    else
+        r = fd_pwrite_full(f->fd, buf, len, offset);
+    return r < 0 ? err_errno(err, r, "%s: writing %zu octets at %llu", f->path, len,
+                             (unsigned long long)offset)
+                 : 0;
+}
+
+static int write_zeroes(struct blockdev_file *f, uint64_t len, uint64_t offset)
+{
+    CLEANUP_FREE void *zeroes = NULL;
+    int r = 0;
+
+    if (posix_memalign(&zeroes, BLOCKDEV_ALIGN, ZERO_STEP))
+        return -ENOMEM;
+    memset(zeroes, 0, ZERO_STEP);
+    while (len && r == 0) {
+        size_t n = MIN(len, ZERO_STEP);
+
+        r = fd_pwrite_full(f->fd, zeroes, n, offset);
+        len -= n;
+        offset += n;
+    }
+    return r;
+}
+
+static int file_zero(struct blockdev *b, uint64_t len, uint64_t offset, struct err *err)
+{
+    struct blockdev_file *f = self(b);
+    uint64_t range[2] = {offset, len};
+    int r;
+
+    assert(offset <= b->size && len <= b->size - offset);
+    if (f->is_device)
+        r = ioctl(f->fd, BLKZEROOUT, range);
+    else
+        r = fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)len);
+    if (r == 0)
+        return 0;
+    r = write_zeroes(f, len, offset);
+    return r < 0 ? err_errno(err, r, "%s: zeroing %llu octets at %llu", f->path,
+                             (unsigned long long)len, (unsigned long long)offset)
+                 : 0;
+}
+
+static int file_flush(struct blockdev *b, struct err *err)
+{
+    struct blockdev_file *f = self(b);
+
+    if (fsync(f->fd) < 0)
+        return err_errno(err, -errno, "%s: flushing", f->path);
+    return 0;
+}
+
+static int file_extent(struct blockdev *b, uint64_t offset, uint64_t *ret_length, bool *ret_zero, struct err *err)
+{
+    struct blockdev_file *f = self(b);
+    off_t data;
+    off_t hole;
+
+    assert(offset < b->size);
+    *ret_zero = false;
+    *ret_length = b->size - offset;
+    if (f->is_device)
+        return 0;
+    data = lseek(f->fd, (off_t)offset, SEEK_DATA);
+    if (data < 0 && errno == ENXIO) {
+        *ret_zero = true;
+        return 0;
+    }
+    if (data < 0)
+        return errno == EINVAL ? 0 : err_errno(err, -errno, "%s: SEEK_DATA", f->path);
+    if ((uint64_t)data > offset) {
+        *ret_zero = true;
+        *ret_length = MIN((uint64_t)data, b->size) - offset;
+        return 0;
+    }
+    hole = lseek(f->fd, (off_t)offset, SEEK_HOLE);
+    if (hole > (off_t)offset)
+        *ret_length = MIN((uint64_t)hole, b->size) - offset;
+    return 0;
+}
+
+static void file_close(struct blockdev *b)
+{
+    struct blockdev_file *f = self(b);
+
+    if (f->fd >= 0)
+        (void)close(f->fd);
+    free(f->path);
+    free(f);
+}
+
+static const struct blockdev_ops file_ops = {
+    .name = "file",
+    .pread = file_pread,
+    .pwrite = file_pwrite,
+    .zero = file_zero,
+    .flush = file_flush,
+    .extent = file_extent,
+    .close = file_close,
+};
+
+static int read_geometry(struct blockdev_file *f, const struct stat *st, struct err *err)
+{
+    int sector = 512;
+
+    f->is_device = S_ISBLK(st->st_mode);
+    if (f->is_device) {
+        if (ioctl(f->fd, BLKGETSIZE64, &f->base.size) < 0 || ioctl(f->fd, BLKSSZGET, &sector) < 0)
+            return err_errno(err, -errno, "%s: asking for its size", f->path);
+    } else {
+        f->base.size = (uint64_t)st->st_size;
+    }
+    f->base.sector_size = (uint32_t)sector;
+    if (f->base.size == 0 || f->base.size % 512)
+        return err_set(err, -EINVAL, "%s: its size is %llu octets; a disk's is a multiple of 512, and not 0",
+                       f->path, (unsigned long long)f->base.size);
+    return 0;
+}
+
+static int open_checked(struct blockdev_file *f, unsigned int flags, struct err *err)
+{
+    int oflags = (flags & BLOCKDEV_WRITE) ? O_RDWR : O_RDONLY;
+    struct stat st;
+
+    if (stat(f->path, &st) < 0)
+        return err_errno(err, -errno, "%s", f->path);
+    if (!S_ISBLK(st.st_mode) && !S_ISREG(st.st_mode))
+        return err_set(err, -ENOTBLK, "%s is neither a block device nor a regular file", f->path);
+    f->direct = S_ISBLK(st.st_mode) || (flags & BLOCKDEV_DIRECT);
+    if (f->direct)
+        oflags |= O_DIRECT;
+    if (S_ISBLK(st.st_mode) && (flags & BLOCKDEV_EXCLUSIVE))
+        oflags |= O_EXCL;
+    f->fd = open(f->path, oflags | O_CLOEXEC);
+    if (f->fd < 0 && errno == EINVAL && !S_ISBLK(st.st_mode)) {
+        f->direct = false; /* tmpfs knows no O_DIRECT */
+        f->fd = open(f->path, (oflags & ~O_DIRECT) | O_CLOEXEC);
+    }
+    if (f->fd < 0 && errno == EBUSY)
+        return err_set(err, -EBUSY, "%s is in use (mounted, or held by another guest or device)", f->path);
+    if (f->fd < 0)
+        return err_errno(err, -errno, "%s", f->path);
+    if (fstat(f->fd, &st) < 0)
+        return err_errno(err, -errno, "%s", f->path);
+    return read_geometry(f, &st, err);
+}
+
+int blockdev_open_file(struct blockdev **ret, const char *path, unsigned int flags, struct err *err)
+{
+    struct blockdev_file *f = calloc(1, sizeof(*f));
+    int r;
+
+    if (!f)
+        return err_set(err, -ENOMEM, "out of memory");
+    f->base.ops = &file_ops;
+    f->fd = -1;
+    f->path = strdup(path);
+    r = f->path ? open_checked(f, flags, err) : err_set(err, -ENOMEM, "out of memory");
+    if (r < 0) {
+        file_close(&f->base);
+        return r;
+    }
+    *ret = &f->base;
+    return 0;
+}

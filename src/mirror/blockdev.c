@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "mirror/blockdev.h"
+
+#include "config.h"
+
+#include <string.h>
+
+#if !HAVE_NBD
+int blockdev_open_nbd(struct blockdev **ret, const char *uri, unsigned int flags, unsigned int connections,
+                      struct err *err)
+{
+    (void)ret, (void)flags, (void)connections;
+    return err_set(err, -ENOTSUP, "%s: this xmotion was built without NBD (meson -Dnbd=enabled)", uri);
+}
+#endif
+
+#define NBD_CONNECTIONS 4
+
+bool blockdev_is_uri(const char *name)
+{
+    return strncmp(name, "nbd://", 6) == 0 || strncmp(name, "nbds://", 7) == 0 ||
+           strncmp(name, "nbd+unix://", 11) == 0 || strncmp(name, "nbds+unix://", 12) == 0;
+}
+
+int blockdev_open(struct blockdev **ret, const char *name, unsigned int flags, struct err *err)
+{
+    if (blockdev_is_uri(name))
+        return blockdev_open_nbd(ret, name, flags, NBD_CONNECTIONS, err);
+    return blockdev_open_file(ret, name, flags, err);
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "mirror/chain.h"
+
+#include "base/bytes.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <xxhash.h>
+
+int chain_init(struct chain *c, uint64_t disk_size)
+{
+    c->count = DIV_ROUND_UP(disk_size, WIRE_DISK_BLOCK_MAX);
+    c->links = calloc(c->count, sizeof(uint64_t));
+    return c->links ? 0 : -ENOMEM;
+}
+
+void chain_finish(struct chain *c)
+{
+    free(c->links);
+    c->links = NULL;
+}
+
+void chain_fold(struct chain *c, const struct wire_disk_block *b)
+{
+    uint64_t i = b->offset / WIRE_DISK_BLOCK_MAX;
+    uint64_t old;
+
+    assert(i < c->count);
+    /* Atomic only so that a peer that breaks the order rule meets a wrong digest, not undefined behaviour. */
+    old = __atomic_load_n(&c->links[i], __ATOMIC_ACQUIRE);
+    __atomic_store_n(&c->links[i], wire_chain_fold(old, b), __ATOMIC_RELEASE);
+}
+
+uint64_t chain_digest(const struct chain *c)
+{
+    XXH3_state_t *state = XXH3_createState();
+    uint64_t digest = 0;
+
+    if (!state)
+        abort();
+    (void)XXH3_64bits_reset(state);
+    for (uint64_t i = 0; i < c->count; i++) {
+        uint8_t octets[8];
+
+        put_be64(octets, c->links[i]);
+        (void)XXH3_64bits_update(state, octets, sizeof(octets));
+    }
+    digest = XXH3_64bits_digest(state);
+    XXH3_freeState(state);
+    return digest;
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* One disk from here to there while it is written: the source's half. Passes are begun by the session and carried out by
+ * the stream's workers.
+ *
+ * Invariants (asserted):
+ *  - a block's mark is taken from the tracker BEFORE the block is read;
+ *  - a block whose record failed is marked again;
+ *  - a pass begins only when nothing of the pass before is in flight, and one record holds all of a 64 KiB chunk's
+ *    blocks: so two operations on one chunk are never in flight together, and both ends fold chains in one order. */
+#ifndef XMOTION_MIRROR_SOURCE_H
+#define XMOTION_MIRROR_SOURCE_H
+
+#include "mirror/blockdev.h"
+#include "mirror/tracker.h"
+#include "transport/stream.h"
+
+struct mirror_source;
+
+struct mirror_source_config {
+    uint16_t index;           /* the disk's number on the wire */
+    struct blockdev *dev;     /* taken over, also on failure */
+    struct tracker *tracker;  /* taken over, also on failure; NULL: the disk does not change */
+    bool zstd;
+    struct stream *stream;    /* kicked when there is work; the source attaches itself */
+    void (*pass_done)(void *data); /* worker thread: the pass is sent and acknowledged */
+    void *data;
+};
+
+struct mirror_source_stats {
+    uint64_t size;        /* octets of the disk */
+    uint64_t sent;        /* octets of blocks acknowledged, all passes, before compression */
+    uint64_t zeroes;      /* octets that were left out or sent as zero blocks */
+    uint64_t pass_total;  /* octets this pass set out to look at */
+    uint64_t pass_done;   /* of them, looked at and acknowledged */
+    unsigned int passes;  /* begun, the bulk pass included */
+};
+
+int mirror_source_create(struct mirror_source **ret, const struct mirror_source_config *config, struct err *err);
+void mirror_source_destroy(struct mirror_source *m); /* after the stream */
+
+/* Begins the bulk pass: all of the disk but holes and zeroes (the target reads as zeroes there). Marks of the
+ * tracker are taken first: what they stand for is read in this pass anyhow. */
+int mirror_source_begin_bulk(struct mirror_source *m, struct err *err);
+
+/* Begins a pass over what was marked since. *ret_blocks 0: nothing was, no pass was begun. */
+int mirror_source_begin_pass(struct mirror_source *m, uint64_t *ret_blocks, struct err *err);
+
+/* Nothing left to read in this pass and nothing in flight. Thread-safe. */
+bool mirror_source_idle(struct mirror_source *m);
+
+/* Octets marked and not yet taken. */
+uint64_t mirror_source_dirty(struct mirror_source *m);
+
+/* The guest stands still: waits for its last writes, and after the last pass compares counts. */
+int mirror_source_drain(struct mirror_source *m, uint64_t timeout_ns, struct err *err);
+int mirror_source_audit(struct mirror_source *m, struct err *err);
+
+/* What the target must hold (docs/protocol.md, block chains). Idle only. */
+uint64_t mirror_source_digest(struct mirror_source *m);
+
+void mirror_source_stats(struct mirror_source *m, struct mirror_source_stats *ret);
+
+#endif

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* LVM by its own tools: lvm2 has no library any more, and its tools keep the locks. */
+#include "mirror/volume.h"
+
+#include "base/bytes.h"
+#include "base/run.h"
+#include "mirror/blockdev.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define OUTPUT_MAX 2048
+
+/* Two unsigned figures of the volume group, in octets. */
+static int vg_figures(const char *vg, uint64_t *ret_free, uint64_t *ret_extent, struct err *err)
+{
+    const char *const argv[] = {"vgs",  "--noheadings", "--nosuffix", "--units", "b", "-o",
+                                "vg_free,vg_extent_size", "--", vg, NULL};
+    char output[OUTPUT_MAX];
+    unsigned long long available;
+    unsigned long long extent;
+    int r = run_program(argv, output, sizeof(output), err);
+
+    if (r == -EREMOTEIO)
+        return err_set(err, -ENOENT, "there is no volume group %s at the target: create it (vgcreate) or choose another --sr", vg);
+    if (r < 0)
+        return err_prefix(err, r, "SR lvm:%s (install lvm2)", vg);
+    if (sscanf(output, " %llu %llu", &available, &extent) != 2 || extent == 0)
+        return err_set(err, -EPROTO, "vgs said \"%s\" of volume group %s, expected two figures", output, vg);
+    *ret_free = available;
+    *ret_extent = extent;
+    return 0;
+}
+
+int volume_lvm_check(const char *vg, uint64_t bytes, struct err *err)
+{
+    uint64_t available;
+    uint64_t extent;
+    int r = vg_figures(vg, &available, &extent, err);
+
+    if (r < 0)
+        return r;
+    if (available < bytes)
+        return err_set(err, -ENOSPC, "volume group %s has %llu MiB free, the disks need %llu MiB: extend it or choose another --sr",
+                       vg, (unsigned long long)(available >> 20), (unsigned long long)(bytes >> 20));
+    return 0;
+}
+
+/* A thick volume shows what was on its extents before: zeroed all over before anybody may read it. */
+static int zero_volume(const char *path, struct err *err)
+{
+    struct blockdev *dev;
+    int r = blockdev_open_file(&dev, path, BLOCKDEV_WRITE | BLOCKDEV_EXCLUSIVE, err);
+
+    if (r < 0)
+        return r;
+    r = dev->ops->zero(dev, dev->size, 0, err);
+    if (r == 0)
+        r = dev->ops->flush(dev, err);
+    blockdev_close(dev);
+    return r;
+}
+
+int volume_lvm_create(const struct volume *v, const char *vg, const char *session, struct err *err)
+{
+    const char *name = strrchr(v->path, '/') + 1;
+    char size[32];
+    char tag[96];
+    const char *const argv[] = {"lvcreate", "--yes", "-qq", "--wipesignatures", "n", "--zero", "n", "--addtag", tag,
+                                "--size", size, "--name", name, "--", vg, NULL};
+    char output[OUTPUT_MAX];
+    uint64_t available;
+    uint64_t extent;
+    int r;
+
+    r = vg_figures(vg, &available, &extent, err);
+    if (r < 0)
+        return r;
+    if (v->size % extent)
+        return err_set(err, -EINVAL,
+                       "volume group %s is made of extents of %llu octets and cannot hold a disk of exactly %llu: choose another --sr",
+                       vg, (unsigned long long)extent, (unsigned long long)v->size);
+    (void)snprintf(size, sizeof(size), "%llub", (unsigned long long)v->size);
+    (void)snprintf(tag, sizeof(tag), "xmotion-%s", session);
+    r = run_program(argv, output, sizeof(output), err);
+    if (r == -EREMOTEIO && strstr(output, "already exists"))
+        return err_set(err, -EEXIST, "%s is there already: remove it, or choose another --sr or --disk", v->path);
+    if (r < 0)
+        return r;
+    r = zero_volume(v->path, err);
+    if (r < 0)
+        (void)volume_lvm_remove(v->path, session, NULL);
+    return r;
+}
+
+int volume_lvm_remove(const char *path, const char *session, struct err *err)
+{
+    const char *lv = strncmp(path, "/dev/", 5) == 0 ? path + 5 : path;
+    char select[128];
+    const char *const argv[] = {"lvremove", "--yes", "-qq", "--select", select, "--", lv, NULL};
+    const char *const present[] = {"lvs", "--noheadings", "-o", "lv_name", "--", lv, NULL};
+    char output[OUTPUT_MAX];
+
+    if (run_program(present, output, sizeof(output), NULL) == -EREMOTEIO)
+        return 0;
+    (void)snprintf(select, sizeof(select), "lv_tags=xmotion-%s", session);
+    return run_program(argv, output, sizeof(output), err);
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The control connection of a session: JSON messages, the memory script from other threads, and keep-alive. All but
+ * control_post belong to the session's thread. */
+#ifndef XMOTION_SESSION_CONTROL_H
+#define XMOTION_SESSION_CONTROL_H
+
+#include "session/loop.h"
+#include "transport/conn.h"
+
+#include <jansson.h>
+#include <pthread.h>
+#include <stdbool.h>
+
+struct control_item;
+
+struct control {
+    struct conn *conn;
+    struct loop *loop;
+    pthread_mutex_t lock;
+    struct control_item *head; /* posted, not sent */
+    struct control_item *tail;
+    uint64_t heard_ns; /* last time anything came */
+    uint64_t pinged_ns;
+};
+
+/* Takes the connection over. */
+int control_init(struct control *c, struct conn *conn, struct loop *loop, struct err *err);
+void control_finish(struct control *c);
+
+/* Sends one JSON message; takes `message` over (also on failure). */
+int control_send(struct control *c, enum wire_type type, json_t *message, struct err *err);
+
+/* Any thread: queues a record, which control_work sends in order. */
+int control_post(struct control *c, enum wire_type type, const void *body, uint32_t length, struct err *err);
+
+/* Sends what was posted, and PING where it is due. -ETIMEDOUT: the peer has been silent for 30 s. */
+int control_work(struct control *c, struct err *err);
+
+/* The next record that is not PING or PONG; -EAGAIN. */
+int control_next(struct control *c, struct record *ret, struct err *err);
+
+/* Waits for one record of the given type, answering PING; any other is -EPROTO, FAILED the peer's error. The
+ * caller frees *ret. */
+int control_expect(struct control *c, enum wire_type type, json_t **ret, struct err *err);
+
+/* A record's body as a JSON object. */
+int control_parse(const struct record *record, json_t **ret, struct err *err);
+
+/* The error of a FAILED message: -EREMOTEIO and the peer's sentence. Takes nothing over. */
+int control_peer_error(const json_t *failed, struct err *err);
+
+#endif

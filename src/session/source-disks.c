@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* All disks of the guest at once: the bulk copy, then passes over what the trackers marked, begun where they are due. */
+#include "session/source-priv.h"
+
+#include "base/bytes.h"
+#include "base/clock.h"
+
+#include <string.h>
+
+/* A pass costs a look at the whole bitmap and a record for every few blocks: not more often than this. */
+#define PASS_INTERVAL  (50 * NS_PER_MS)
+#define DRAIN_TIMEOUT  (30 * NS_PER_SEC)
+/* Of the last pass, besides its data. */
+#define PASS_OVERHEAD  (2 * NS_PER_MS)
+#define FINAL_PASSES   8
+
+static void pass_done(void *data)
+{
+    struct source *s = data;
+
+    loop_wake(s->loop);
+}
+
+static int open_disk(struct source *s, unsigned int i, struct err *err)
+{
+    const struct hv_disk *d = &s->guest->disks[i];
+    struct mirror_source_config c = {
+        .index = (uint16_t)i, .zstd = s->use_zstd, .stream = s->stream, .pass_done = pass_done, .data = s};
+    int r = blockdev_open(&c.dev, d->path, BLOCKDEV_DIRECT, err);
+
+    if (r < 0)
+        return r;
+    if (c.dev->size != d->size) {
+        r = err_set(err, -EIO, "%s has %llu octets now, it had %llu", d->label, (unsigned long long)c.dev->size,
+                    (unsigned long long)d->size);
+        blockdev_close(c.dev);
+        return r;
+    }
+    if (!d->read_only) {
+        r = tracker_open(&c.tracker, d->path, err);
+        if (r < 0) {
+            blockdev_close(c.dev);
+            return r;
+        }
+    }
+    return mirror_source_create(&s->disks[i], &c, err);
+}
+
+int source_disks_open(struct source *s, struct err *err)
+{
+    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
+        int r = open_disk(s, i, err);
+
+        if (r < 0)
+            return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
+    }
+    return 0;
+}
+
+int source_disks_begin(struct source *s, struct err *err)
+{
+    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
+        int r = mirror_source_begin_bulk(s->disks[i], err);
+
+        if (r < 0)
+            return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
+    }
+    return 0;
+}
+
+int source_disks_drive(struct source *s, struct err *err)
+{
+    uint64_t now = clock_now();
+
+    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
+        uint64_t blocks;
+        int r;
+
+        if (!s->disks[i] || !mirror_source_idle(s->disks[i]))
+            continue;
+        if (!s->disk_bulk_done[i]) {
+            s->disk_bulk_done[i] = true;
+            s->disk_pass_ended_ns[i] = now;
+        }
+        if (s->disks_final || now - s->disk_pass_ended_ns[i] < PASS_INTERVAL)
+            continue;
+        s->disk_pass_ended_ns[i] = now;
+        r = mirror_source_begin_pass(s->disks[i], &blocks, err);
+        if (r < 0)
+            return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
+    }
+    return 0;
+}
+
+bool source_disks_bulk_done(struct source *s)
+{
+    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
+        if (!s->disk_bulk_done[i])
+            return false;
+    }
+    return true;
+}
+
+bool source_disks_idle(struct source *s)
+{
+    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
+        if (!mirror_source_idle(s->disks[i]))
+            return false;
+    }
+    return true;
+}
+
+uint64_t source_disks_tail_ns(struct source *s)
+{
+    uint64_t elapsed = clock_now() - s->times.begin;
+    uint64_t carried = s->stream ? stream_bytes_sent(s->stream) : 0;
+    uint64_t left = 0;
+
+    if (!source_disks_bulk_done(s))
+        return UINT64_MAX;
+    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
+        struct mirror_source_stats st;
+
+        mirror_source_stats(s->disks[i], &st);
+        left += mirror_source_dirty(s->disks[i]);
+        if (!mirror_source_idle(s->disks[i]))
+            left += st.pass_total - MIN(st.pass_total, st.pass_done);
+    }
+    if (left == 0)
+        return s->guest->disk_count ? PASS_OVERHEAD : 0;
+    /* The mean rate since the beginning: waiting is in it, so it promises too little rather than too much. */
+    carried = MAX(carried, MIB(1));
+    return PASS_OVERHEAD + (uint64_t)((double)left / (double)carried * (double)elapsed);
+}
+
+int source_disks_drain(struct source *s, struct err *err)
+{
+    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
+        int r = mirror_source_drain(s->disks[i], DRAIN_TIMEOUT, err);
+
+        if (r < 0)
+            return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
+    }
+    return 0;
+}
+
+/* Begins a pass on every disk that has marks. *ret_blocks: of all. */
+static int begin_all(struct source *s, uint64_t *ret_blocks, struct err *err)
+{
+    *ret_blocks = 0;
+    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
+        uint64_t blocks;
+        int r = mirror_source_begin_pass(s->disks[i], &blocks, err);
+
+        if (r < 0)
+            return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
+        *ret_blocks += blocks;
+    }
+    return 0;
+}
+
+int source_disks_final(struct source *s, struct err *err)
+{
+    uint64_t blocks = 0;
+    int r;
+
+    for (unsigned int pass = 0; pass < FINAL_PASSES; pass++) {
+        r = source_wait(s, source_disks_idle, err);
+        if (r == 0)
+            r = begin_all(s, &blocks, err);
+        if (r < 0)
+            return r;
+        if (blocks == 0 && source_disks_idle(s))
+            break;
+    }
+    if (blocks)
+        return err_set(err, -EIO, "the guest stands still, but its disks are still written to by somebody else");
+    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
+        r = mirror_source_audit(s->disks[i], err);
+        if (r < 0)
+            return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
+    }
+    return 0;
+}
+
+json_t *source_disks_digests(struct source *s)
+{
+    json_t *all = json_array();
+
+    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
+        char hex[17];
+
+        (void)snprintf(hex, sizeof(hex), "%016llx", (unsigned long long)mirror_source_digest(s->disks[i]));
+        json_array_append_new(all, json_pack("{s:s, s:s}", "vbd", s->guest->disks[i].vbd, "digest", hex));
+    }
+    return all;
+}

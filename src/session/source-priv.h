@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the files source*.c share. */
+#ifndef XMOTION_SESSION_SOURCE_PRIV_H
+#define XMOTION_SESSION_SOURCE_PRIV_H
+
+#include "hv/hv.h"
+#include "memsync/page-source.h"
+#include "mirror/mirror-source.h"
+#include "session/control.h"
+#include "session/job.h"
+#include "session/source.h"
+#include "session/switchover.h"
+
+#include <pthread.h>
+
+#define SESSION_ID_LEN 32
+
+/* When each part of the stop was over; 0 not yet. */
+struct source_times {
+    uint64_t begin;
+    uint64_t memory_begin;
+    uint64_t suspend_begin;
+    uint64_t suspended;
+    uint64_t drained;
+    uint64_t disks_done;
+    uint64_t memory_done;
+    uint64_t final_sent;
+    uint64_t ready;
+    uint64_t go;
+    uint64_t running;
+};
+
+struct source {
+    const struct source_config *config;
+    char id[SESSION_ID_LEN + 1];
+    struct loop *loop;
+    struct job *job;
+    struct hv_source *hv;
+    const struct hv_guest *guest;
+    struct control control;
+    bool connected;
+    bool use_zstd;
+    struct stream *stream;
+    uint64_t wire_bytes_before; /* of a stream that is closed already */
+    unsigned int connections;
+    enum switchover_state state;
+    const char *phase;
+    struct source_times times;
+    uint64_t predicted_tail_ns;
+    uint64_t last_progress_ns;
+
+    struct mirror_source *disks[HV_DISKS_MAX];
+    bool disk_bulk_done[HV_DISKS_MAX];
+    uint64_t disk_pass_ended_ns[HV_DISKS_MAX];
+    struct mirror_source_stats disk_results[HV_DISKS_MAX]; /* of those that were closed early */
+    bool disks_final; /* passes are begun by the final code, not by the driver */
+
+    struct page_source *pages;
+    pthread_t reader;
+    bool reader_runs;
+    int stream_fd;
+    struct hv_event policy; /* a question of the helper that is not answered; kind HV_NOTHING: none */
+    unsigned int rounds;
+    uint64_t round_pages;      /* dirty at the beginning of the round at hand */
+    uint64_t round_begun_ns;
+    uint64_t dirty_taken_ns;   /* when the dirty bits were last taken */
+    uint64_t dirtied_per_second;
+    uint64_t pages_per_second;
+    uint64_t pages_at_round;
+    struct bitmap dirty; /* mapped: pages of the round at hand */
+    int suspended_seen;
+    bool saved_seen;
+    bool building_seen;
+
+    /* Set by other threads under `lock`, looked at in each turn. */
+    pthread_mutex_t lock;
+    struct err failure; /* of a worker or the reader */
+    bool reader_done;
+    bool round_done;
+
+    json_t *reply; /* a control message that is waited for */
+    enum wire_type reply_type;
+    json_t *ready; /* what READY said */
+};
+
+/* source.c: serves everything that comes by itself until `done` says so. 0, or the migration's failure. */
+int source_wait(struct source *s, bool (*done)(struct source *s), struct err *err);
+/* Forgets the reply that was waited for. */
+void source_drop_reply(struct source *s);
+void source_set_phase(struct source *s, const char *phase);
+/* Feeds the switchover table; returns its action. */
+enum switchover_action source_feed(struct source *s, enum switchover_event event);
+/* Any thread: the first failure ends the migration. */
+void source_fail(struct source *s, const struct err *failure);
+
+/* source-prepare.c */
+int source_connect(struct source *s, const char *role, struct err *err);
+json_t *source_prepare_message(struct source *s);
+int source_open_data(struct source *s, struct err *err);
+
+/* source-disks.c */
+int source_disks_open(struct source *s, struct err *err);
+int source_disks_begin(struct source *s, struct err *err);
+/* One turn: begins passes where they are due. */
+int source_disks_drive(struct source *s, struct err *err);
+bool source_disks_bulk_done(struct source *s);
+bool source_disks_idle(struct source *s);
+/* Time the last pass would take now; UINT64_MAX while the bulk copy goes on. */
+uint64_t source_disks_tail_ns(struct source *s);
+int source_disks_drain(struct source *s, struct err *err);
+/* Suspended and drained: the last pass of every disk, until nothing is marked; then the audit. */
+int source_disks_final(struct source *s, struct err *err);
+json_t *source_disks_digests(struct source *s);
+
+/* source-memory.c */
+int source_memory_begin(struct source *s, struct err *err);
+/* Rounds until the guest has been suspended. */
+int source_memory_converge(struct source *s, struct err *err);
+/* Waits for the last pages to be acknowledged. */
+int source_memory_final(struct source *s, struct err *err);
+bool source_memory_done(struct source *s);
+/* Serves a HV_POLICY question that waits. */
+int source_memory_policy(struct source *s, struct err *err);
+/* Ends the reading of the stream: before the hypervisor's side is told to give up. */
+void source_memory_cancel(struct source *s);
+/* After it has. */
+void source_memory_finish(struct source *s);
+
+/* source-report.c */
+void source_report_progress(struct source *s);
+void source_report_result(struct source *s, enum source_outcome outcome, const struct err *err);
+json_t *source_status(struct source *s);
+
+#endif

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What streams may know of a connection beyond conn.h. Inside the room only. */
+#ifndef XMOTION_TRANSPORT_CONN_INTERNAL_H
+#define XMOTION_TRANSPORT_CONN_INTERNAL_H
+
+#include "transport/conn.h"
+
+/* The peer has closed, no record was cut by it, and we did not shut down ourselves. */
+bool conn_ended(const struct conn *c);
+
+/* Waits after -EAGAIN of conn_try_recv: for the first octet of a record as long as it takes, inside
+ * of one at most the timeout. */
+int conn_wait(struct conn *c, struct err *err);
+
+#endif

@@ -1,0 +1,31 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# kill -9 of the receiver while disks are copied and while memory is: the sender says so with exit code 1, the guest runs
+# on at the source, whole, and the receiver leaves nothing of the try when it is back.
+set -u
+# shellcheck source=../functions.sh disable=SC1091
+. "$(dirname "$0")/../functions.sh"
+
+test_begin
+must 'host a starts' host_start a
+must 'host b starts' host_start b
+must 'they are paired' pair a b
+must 'a guest that never leaves the disk phase' guest_busy a disks
+must 'a guest that never leaves the memory phase' guest_dirty a memory
+for phase in disks memory; do
+    send_start a b proc:$phase --downtime "${TAIL[$phase]}" --timeout 1h
+    must "$phase: it copies" wait_for 30 copying b
+    [ "$phase" = disks ] || check 'it comes to the memory phase' wait_for 60 in_phase memory
+    kill -9 "${RECEIVER[b]}"
+    wait "${RECEIVER[b]}" 2> /dev/null
+    check "$phase: the sender ends" ends 45 "$SENDER"
+    check "$phase: with exit code 1" exits 1 "$SENDER"
+    check "$phase: the result says failed" result_is outcome failed
+    check "$phase: the guest runs on at the source" guest_runs a $phase
+    must "$phase: the receiver is back" receiver_start b
+    check "$phase: it has undone everything" wait_for 20 nothing_left b
+    check "$phase: the guest is whole" on a guest verify $phase
+done
+check 'the next try moves it' send a b proc:memory --downtime 10s
+check 'the guest is whole at the target' on b guest verify memory
+test_end

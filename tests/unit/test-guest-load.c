@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The load must find every kind of damage: a proof that cannot fail proves nothing. */
+#include "base/clock.h"
+#include "hv/guest-load.h"
+#include "unit.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define PAGE      4096u
+#define RAM_SIZE  ((size_t)8 << 20)
+#define DISK_SIZE ((uint64_t)4 << 20)
+#define MIB_RATE  ((uint64_t)200 << 20) /* octets a second */
+
+/* A disk in memory that keeps what the last write replaced, and fails when it is told to. */
+struct disk {
+    uint8_t *data;
+    uint64_t written; /* the last write: offset */
+    size_t length;
+    bool zeroed; /* the last one was one of zeroes */
+    int writes;
+    int fail_after;             /* -1: never */
+    uint8_t before[256 * 1024]; /* what stood there */
+};
+
+static int disk_pread(void *opaque, void *buf, size_t len, uint64_t offset)
+{
+    struct disk *d = opaque;
+
+    memcpy(buf, d->data + offset, len);
+    return 0;
+}
+
+static int disk_change(struct disk *d, const void *buf, size_t len, uint64_t offset)
+{
+    if (d->fail_after >= 0 && d->writes >= d->fail_after) {
+        if (buf)
+            memcpy(d->data + offset, buf, PAGE); /* torn: the first block only */
+        return -EIO;
+    }
+    d->written = offset;
+    d->length = len;
+    d->zeroed = !buf;
+    d->writes++;
+    memcpy(d->before, d->data + offset, len);
+    if (buf)
+        memcpy(d->data + offset, buf, len);
+    else
+        memset(d->data + offset, 0, len);
+    return 0;
+}
+
+static int disk_pwrite(void *opaque, const void *buf, size_t len, uint64_t offset)
+{
+    return disk_change(opaque, buf, len, offset);
+}
+
+static int disk_zero(void *opaque, size_t len, uint64_t offset)
+{
+    return disk_change(opaque, NULL, len, offset);
+}
+
+static int disk_flush(void *opaque)
+{
+    return 0;
+}
+
+static const struct guest_disk_ops disk_ops = {disk_pread, disk_pwrite, disk_zero, disk_flush};
+
+static struct disk disks[2];
+static struct guest_load_config config;
+static struct guest_load *load;
+static uint8_t *ram;
+static char text[300];
+
+static uint8_t *map(size_t size)
+{
+    uint8_t *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    ck_assert(p != MAP_FAILED);
+    return p;
+}
+
+static void begin(uint64_t dirty_rate, uint64_t write_rate, unsigned int disk_count)
+{
+    config = (struct guest_load_config){dirty_rate, write_rate, disk_count, {{0}}};
+    for (unsigned int i = 0; i < disk_count; i++) {
+        disks[i] = (struct disk){.data = map(DISK_SIZE), .fail_after = -1};
+        config.disks[i] = (struct guest_load_disk){&disk_ops, &disks[i], DISK_SIZE};
+    }
+    ram = map(RAM_SIZE);
+    ck_assert_int_eq(guest_load_format(ram, RAM_SIZE, &config), 0);
+    ck_assert_int_eq(guest_load_open(&load, ram, RAM_SIZE, &config), 0);
+}
+
+static void run(unsigned int ms)
+{
+    ck_assert_int_eq(guest_load_start(load), 0);
+    clock_sleep(ms * NS_PER_MS);
+    guest_load_stop(load);
+}
+
+static void finish(void)
+{
+    guest_load_destroy(load);
+    munmap(ram, RAM_SIZE);
+    for (unsigned int i = 0; i < config.disk_count; i++)
+        munmap(disks[i].data, DISK_SIZE);
+}
+
+static void whole(void)
+{
+    int r = guest_load_verify(load, text, sizeof(text));
+
+    ck_assert_msg(r == 0, "%d: %s", r, text);
+}
+
+static void damaged(const char *word)
+{
+    ck_assert_int_eq(guest_load_verify(load, text, sizeof(text)), -EBADMSG);
+    ck_assert_msg(strstr(text, word) != NULL, "'%s' does not say '%s'", text, word);
+}
+
+/* The last page of RAM that is not zero. */
+static uint8_t *full_page(void)
+{
+    uint8_t *p = ram + RAM_SIZE - PAGE;
+
+    while (!p[0])
+        p -= PAGE;
+    return p;
+}
+
+START_TEST(fresh_and_worked_ram_is_whole)
+{
+    struct guest_load_stats stats;
+
+    begin(MIB_RATE, MIB_RATE, 2);
+    whole();
+    for (int i = 0; i < 4; i++) {
+        run(60);
+        whole();
+    }
+    guest_load_stats(load, &stats);
+    ck_assert_uint_gt(stats.laps, 1);
+    ck_assert_uint_gt(stats.disk_writes, 10);
+    ck_assert_int_eq(guest_load_error(load), 0);
+    finish();
+}
+END_TEST
+
+START_TEST(rates_are_kept)
+{
+    struct guest_load_stats stats;
+
+    begin(20000000, 10000000, 2);
+    run(1000);
+    guest_load_stats(load, &stats);
+    /* A busy machine may keep the load from its rate; nothing makes it go faster. */
+    ck_assert_uint_gt(stats.pages_dirtied * PAGE, 8000000);
+    ck_assert_uint_lt(stats.pages_dirtied * PAGE, 22000000);
+    ck_assert_uint_gt(stats.disk_bytes, 4000000);
+    ck_assert_uint_lt(stats.disk_bytes, 11500000);
+    finish();
+}
+END_TEST
+
+START_TEST(stop_is_quick)
+{
+    uint64_t before;
+
+    begin(1000000, 1000, 1);
+    ck_assert_int_eq(guest_load_start(load), 0);
+    clock_sleep(50 * NS_PER_MS);
+    before = clock_now();
+    guest_load_stop(load);
+    ck_assert_uint_lt(clock_now() - before, 500 * NS_PER_MS);
+    whole();
+    finish();
+}
+END_TEST
+
+START_TEST(stale_page_is_found)
+{
+    uint8_t *copy = map(RAM_SIZE);
+    size_t at;
+
+    begin(MIB_RATE, 0, 0);
+    memcpy(copy, ram, RAM_SIZE);
+    run(50);
+    whole();
+    for (at = RAM_SIZE / 2; memcmp(copy + at, ram + at, PAGE) == 0; at += PAGE)
+        ck_assert_uint_lt(at + PAGE, RAM_SIZE);
+    memcpy(ram + at, copy + at, PAGE);
+    damaged("must hold lap");
+    munmap(copy, RAM_SIZE);
+    finish();
+}
+END_TEST
+
+START_TEST(swapped_and_torn_pages_are_found)
+{
+    uint8_t keep[PAGE];
+    uint8_t *page;
+
+    begin(MIB_RATE, 0, 0);
+    run(30);
+    page = full_page();
+    memcpy(keep, page, PAGE);
+    page[PAGE - 1] ^= 1;
+    damaged("torn");
+    memset(page, 0, PAGE);
+    damaged("is zero");
+    memcpy(page, keep, PAGE);
+    whole();
+    ck_assert_uint_eq((uintptr_t)page % PAGE, 0);
+    memcpy(page, page - PAGE, PAGE);
+    damaged("must hold lap");
+    finish();
+}
+END_TEST
+
+/* A page that became zero, and whose old content stayed at the target. */
+START_TEST(page_that_should_be_zero_is_found)
+{
+    uint8_t keep[PAGE];
+    uint8_t *page = NULL;
+
+    begin(MIB_RATE, 0, 0);
+    run(30);
+    memcpy(keep, full_page(), PAGE);
+    for (page = full_page(); page[0] || page[8]; page -= PAGE)
+        ck_assert(page > ram + RAM_SIZE / 2);
+    memcpy(page, keep, PAGE);
+    damaged("which is zero");
+    finish();
+}
+END_TEST
+
+START_TEST(copy_goes_on_elsewhere)
+{
+    uint8_t *copy = map(RAM_SIZE);
+    struct guest_load_stats before, after;
+    uint64_t beats;
+
+    begin(MIB_RATE, MIB_RATE, 2);
+    run(50);
+    beats = guest_load_heartbeat(load);
+    guest_load_stats(load, &before);
+    memcpy(copy, ram, RAM_SIZE);
+    guest_load_destroy(load);
+    munmap(ram, RAM_SIZE);
+    ram = copy;
+    ck_assert_int_eq(guest_load_open(&load, ram, RAM_SIZE, &config), 0);
+    whole();
+    run(50);
+    whole();
+    guest_load_stats(load, &after);
+    ck_assert_uint_gt(after.pages_dirtied, before.pages_dirtied);
+    ck_assert_uint_gt(after.disk_writes, before.disk_writes);
+    ck_assert_uint_eq(guest_load_heartbeat(load), beats + 1);
+    finish();
+}
+END_TEST
+
+/* The last write is undone: the disk holds what it held before. */
+START_TEST(lost_write_is_found)
+{
+    begin(0, MIB_RATE, 1);
+    do
+        run(20);
+    while (disks[0].writes < 30 || disks[0].zeroed);
+    whole();
+    memcpy(disks[0].data + disks[0].written, disks[0].before, disks[0].length);
+    damaged("must hold number");
+    finish();
+}
+END_TEST
+
+START_TEST(lost_zeroes_are_found)
+{
+    begin(0, MIB_RATE, 1);
+    do
+        run(20);
+    while (!disks[0].zeroed ||
+           memcmp(disks[0].before, disks[0].before + 1, disks[0].length - 1) == 0);
+    whole();
+    memcpy(disks[0].data + disks[0].written, disks[0].before, disks[0].length);
+    damaged("which is zero");
+    finish();
+}
+END_TEST
+
+START_TEST(overwritten_block_is_found)
+{
+    begin(0, MIB_RATE, 1);
+    do
+        run(20);
+    while (disks[0].writes < 1);
+    memset(disks[0].data + disks[0].written, 0x5a, PAGE);
+    damaged("carries no stamp");
+    finish();
+}
+END_TEST
+
+START_TEST(old_sequence_number_is_found)
+{
+    uint8_t *old = map(DISK_SIZE);
+    uint64_t at;
+
+    begin(0, MIB_RATE, 1);
+    run(40);
+    whole();
+    memcpy(old, disks[0].data, DISK_SIZE);
+    run(40);
+    whole();
+    for (at = 0; at < DISK_SIZE; at += PAGE)
+        if (old[at] && disks[0].data[at] && memcmp(old + at, disks[0].data + at, PAGE) != 0)
+            break;
+    ck_assert_uint_lt(at, DISK_SIZE);
+    memcpy(disks[0].data + at, old + at, PAGE);
+    damaged("holds number");
+    munmap(old, DISK_SIZE);
+    finish();
+}
+END_TEST
+
+START_TEST(swapped_blocks_are_found)
+{
+    uint64_t first = DISK_SIZE, second = DISK_SIZE;
+    uint8_t keep[PAGE];
+
+    begin(0, MIB_RATE, 1);
+    run(40);
+    for (uint64_t at = 0; at < DISK_SIZE; at += PAGE) {
+        if (!disks[0].data[at])
+            continue;
+        second = first;
+        first = at;
+    }
+    ck_assert(second < DISK_SIZE);
+    memcpy(keep, disks[0].data + first, PAGE);
+    memcpy(disks[0].data + first, disks[0].data + second, PAGE);
+    memcpy(disks[0].data + second, keep, PAGE);
+    damaged("belongs to disk 0");
+    finish();
+}
+END_TEST
+
+START_TEST(swapped_disks_are_found)
+{
+    uint8_t *data;
+
+    begin(0, MIB_RATE, 2);
+    run(40);
+    data = disks[0].data;
+    disks[0].data = disks[1].data;
+    disks[1].data = data;
+    damaged("disk 0");
+    finish();
+}
+END_TEST
+
+/* What failed may stand there or not, and is done again by whoever goes on. */
+START_TEST(failed_write_is_repeated)
+{
+    begin(0, MIB_RATE, 1);
+    disks[0].fail_after = 10;
+    while (!guest_load_error(load))
+        run(20);
+    ck_assert_int_eq(guest_load_error(load), -EIO);
+    ck_assert_int_eq(disks[0].writes, 10);
+    whole();
+    disks[0].fail_after = -1;
+    run(50);
+    whole();
+    ck_assert_int_gt(disks[0].writes, 10);
+    finish();
+}
+END_TEST
+
+START_TEST(foreign_ram_is_refused)
+{
+    struct guest_load *other;
+
+    begin(0, 0, 1);
+    config.disks[0].size *= 2;
+    ck_assert_int_eq(guest_load_open(&other, ram, RAM_SIZE, &config), -EINVAL);
+    config.disks[0].size /= 2;
+    ck_assert_int_eq(guest_load_open(&other, ram, RAM_SIZE / 2, &config), -EINVAL);
+    ram[0] ^= 1;
+    ck_assert_int_eq(guest_load_open(&other, ram, RAM_SIZE, &config), -EINVAL);
+    memset(ram + 2 * (size_t)PAGE, 0xff, PAGE); /* a writer's state from a hostile peer */
+    ram[0] ^= 1;
+    ck_assert_int_eq(guest_load_open(&other, ram, RAM_SIZE, &config), -EINVAL);
+    ck_assert_int_eq(guest_load_format(ram, PAGE * 8, &config), -EINVAL);
+    finish();
+}
+END_TEST
+
+UNIT_MAIN("guest-load", fresh_and_worked_ram_is_whole, rates_are_kept, stop_is_quick,
+          stale_page_is_found, swapped_and_torn_pages_are_found, page_that_should_be_zero_is_found,
+          copy_goes_on_elsewhere, lost_write_is_found, lost_zeroes_are_found,
+          overwritten_block_is_found, old_sequence_number_is_found, swapped_blocks_are_found,
+          swapped_disks_are_found, failed_write_is_repeated, foreign_ram_is_refused)

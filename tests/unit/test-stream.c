@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Streams over loopback: every record is done with once, whatever happens to its connection. */
+#include "transport/stream.h"
+
+#include "transport-pair.h"
+
+#include <stdatomic.h>
+
+#define RECORDS 10000u
+#define STREAMS 4u
+
+/* Gives numbered records of pseudo-random length; counts what is done with each. */
+struct numbers {
+    atomic_uint next, limit, done_ok, done_error, failed, taken, most_in_flight, in_flight;
+    atomic_uchar done[RECORDS];
+    atomic_uchar received[RECORDS];
+    unsigned int shift;      /* of the lengths: 10 is up to 64 KiB */
+    unsigned int hold_after; /* the sink stops there until it is let go */
+    atomic_bool held;
+    struct err err;
+};
+
+static int numbers_take(void *source, struct stream_work *work, struct err *err)
+{
+    struct numbers *n = source;
+    unsigned int i = atomic_load(&n->next);
+
+    do {
+        if (i >= atomic_load(&n->limit))
+            return -EAGAIN;
+    } while (!atomic_compare_exchange_weak(&n->next, &i, i + 1));
+    work->type = WIRE_DISK_DATA;
+    work->length = 4 + (i * 2654435761u >> n->shift) % (n->shift == 10 ? 65536 : 4000000);
+    work->length = MIN(work->length, WIRE_DATA_MAX);
+    work->cookie[0] = i;
+    put_be32(work->buffer, i);
+    i = atomic_fetch_add(&n->in_flight, 1) + 1;
+    if (i > atomic_load(&n->most_in_flight))
+        atomic_store(&n->most_in_flight, i);
+    return 0;
+}
+
+static void numbers_done(void *source, const struct stream_work *work, int error)
+{
+    struct numbers *n = source;
+
+    atomic_fetch_sub(&n->in_flight, 1);
+    atomic_fetch_add(&n->done[work->cookie[0]], 1);
+    atomic_fetch_add(error ? &n->done_error : &n->done_ok, 1);
+}
+
+static const struct stream_source_ops numbers_ops = {"numbers", numbers_take, numbers_done};
+
+static void numbers_failed(void *data, const struct err *err)
+{
+    struct numbers *n = data;
+
+    n->err = *err;
+    atomic_fetch_add(&n->failed, 1);
+}
+
+static int sink_take(void *data, const struct record *record, struct err *err)
+{
+    struct numbers *n = data;
+    uint32_t i = get_be32(record->body);
+
+    if (i >= RECORDS)
+        return err_set(err, -EPROTO, "number %u", i);
+    atomic_fetch_add(&n->received[i], 1);
+    if (i % 64 == 0)
+        clock_sleep((i * 40503u % 1000) * NS_PER_US);
+    atomic_fetch_add(&n->taken, 1);
+    if (atomic_load(&n->taken) >= n->hold_after)
+        while (atomic_load(&n->held))
+            clock_sleep(NS_PER_MS);
+    return 0;
+}
+
+struct sink {
+    struct conn *conn;
+    struct numbers *numbers;
+    int result;
+    struct err err;
+    pthread_t thread;
+};
+
+static void *sink_main(void *data)
+{
+    struct sink *s = data;
+
+    s->result = stream_receive(s->conn, sink_take, s->numbers, &s->err);
+    return NULL;
+}
+
+static void streams_start(struct pair *p, struct stream **s, const struct stream_config *config,
+                          struct numbers *n, struct sink *sinks, unsigned int count)
+{
+    struct err err = {0};
+
+    ck_assert_int_eq(stream_create(s, config, &err), 0);
+    ck_assert_int_eq(stream_attach(*s, &numbers_ops, n, &err), 0);
+    for (unsigned int i = 0; i < count; i++) {
+        struct conn *client;
+
+        sinks[i].numbers = n;
+        pair_connect(p, &client, &sinks[i].conn);
+        ck_assert_int_eq(pthread_create(&sinks[i].thread, NULL, sink_main, &sinks[i]), 0);
+        ck_assert_int_eq(stream_add(*s, client, &err), 0);
+    }
+}
+
+static void sinks_join(struct sink *sinks, unsigned int count)
+{
+    for (unsigned int i = 0; i < count; i++) {
+        ck_assert_int_eq(pthread_join(sinks[i].thread, NULL), 0);
+        conn_destroy(sinks[i].conn);
+    }
+}
+
+START_TEST(streams_deliver_once)
+{
+    static struct numbers n = {.limit = 0, .shift = 10, .hold_after = RECORDS + 1};
+    struct sink sinks[STREAMS] = {0};
+    struct stream *s;
+    struct pair p;
+
+    pair_make(&p);
+    streams_start(
+        &p, &s, &(struct stream_config){.window_records = 8, .failed = numbers_failed, .data = &n},
+        &n, sinks, STREAMS);
+    /* In portions, so that workers run dry and are kicked. */
+    for (unsigned int limit = 0; limit <= RECORDS; limit += 100) {
+        atomic_store(&n.limit, limit);
+        stream_kick(s);
+        if (limit % 1000 == 0)
+            clock_sleep(5 * NS_PER_MS);
+    }
+    while (atomic_load(&n.done_ok) < RECORDS && !atomic_load(&n.failed))
+        clock_sleep(NS_PER_MS);
+    ck_assert_uint_gt(stream_bytes_sent(s), RECORDS * 16);
+    stream_destroy(s);
+    for (unsigned int i = 0; i < STREAMS; i++) {
+        ck_assert_int_eq(pthread_join(sinks[i].thread, NULL), 0);
+        ck_assert_msg(sinks[i].result == 0, "%s", sinks[i].err.text);
+        conn_destroy(sinks[i].conn);
+    }
+    for (unsigned int i = 0; i < RECORDS; i++) {
+        ck_assert_uint_eq(n.done[i], 1);
+        ck_assert_uint_eq(n.received[i], 1);
+    }
+    ck_assert_uint_eq(n.done_error, 0);
+    ck_assert_uint_eq(n.failed, 0);
+    ck_assert_uint_le(n.most_in_flight, STREAMS * 8);
+    pair_remove(&p);
+}
+END_TEST
+
+/* The peer holds: what is in flight stops at the window, by records or by octets. */
+static void check_window(const struct stream_config *window, unsigned int shift, unsigned int least,
+                         unsigned int most)
+{
+    static struct numbers n;
+    struct stream_config config = *window;
+    struct sink sink = {0};
+    struct stream *s;
+    struct pair p;
+
+    memset(&n, 0, sizeof(n));
+    n.shift = shift;
+    n.limit = 200;
+    n.hold_after = 1;
+    n.held = true;
+    config.failed = numbers_failed;
+    config.data = &n;
+    pair_make(&p);
+    streams_start(&p, &s, &config, &n, &sink, 1);
+    clock_sleep(200 * NS_PER_MS);
+    ck_assert_uint_ge(n.most_in_flight, least);
+    ck_assert_uint_le(n.most_in_flight, most);
+    atomic_store(&n.held, false);
+    while (atomic_load(&n.done_ok) < 200 && !atomic_load(&n.failed))
+        clock_sleep(NS_PER_MS);
+    stream_destroy(s);
+    sinks_join(&sink, 1);
+    ck_assert_uint_eq(n.done_ok, 200);
+    pair_remove(&p);
+}
+
+START_TEST(windows_hold)
+{
+    check_window(&(struct stream_config){.window_records = 5}, 10, 5, 5);
+    check_window(&(struct stream_config){.window_records = 100, .window_bytes = 1}, 10, 1, 2);
+}
+END_TEST
+
+/* Records are in flight when the connection dies: each is done with once, and the failure told
+ * once. */
+START_TEST(killed_connection)
+{
+    static struct numbers n = {.limit = 2000, .shift = 10, .hold_after = 300, .held = true};
+    struct sink sinks[STREAMS] = {0};
+    struct stream *s;
+    struct pair p;
+    unsigned int made;
+
+    pair_make(&p);
+    streams_start(&p, &s, &(struct stream_config){.failed = numbers_failed, .data = &n}, &n, sinks,
+                  STREAMS);
+    while (atomic_load(&n.taken) < 300)
+        clock_sleep(NS_PER_MS);
+    conn_shutdown(sinks[1].conn);
+    while (!atomic_load(&n.failed))
+        clock_sleep(NS_PER_MS);
+    atomic_store(&n.held, false);
+    stream_destroy(s);
+    sinks_join(sinks, STREAMS);
+    made = atomic_load(&n.next);
+    ck_assert_uint_eq(n.failed, 1);
+    ck_assert_msg(n.err.code == -ECONNRESET || n.err.code == -EPIPE, "%d: %s", n.err.code,
+                  n.err.text);
+    ck_assert_uint_gt(n.done_error, 0);
+    ck_assert_uint_eq(n.done_ok + n.done_error, made);
+    for (unsigned int i = 0; i < made; i++)
+        ck_assert_uint_eq(n.done[i], 1);
+    pair_remove(&p);
+}
+END_TEST
+
+/* An acknowledgement of what was never sent. */
+START_TEST(false_ack)
+{
+    static struct numbers n = {.limit = 1, .shift = 10};
+    struct conn *client, *server;
+    struct record record;
+    struct stream *s;
+    struct pair p;
+    struct err err;
+
+    pair_make(&p);
+    ck_assert_int_eq(
+        stream_create(&s, &(struct stream_config){.failed = numbers_failed, .data = &n}, &err), 0);
+    ck_assert_int_eq(stream_attach(s, &numbers_ops, &n, &err), 0);
+    pair_connect(&p, &client, &server);
+    ck_assert_int_eq(stream_add(s, client, &err), 0);
+    ck_assert_int_eq(conn_recv(server, &record, &err), 0);
+    ck_assert_int_eq(
+        conn_send(server, WIRE_ACK, &(struct iovec){(void *)"\0\0\0\0\0\0\0\2", 8}, 1, &err), 0);
+    while (!atomic_load(&n.failed))
+        clock_sleep(NS_PER_MS);
+    ck_assert_int_eq(n.err.code, -EPROTO);
+    ck_assert_int_eq(stream_add(s, server, &err), -ECANCELED);
+    stream_destroy(s);
+    ck_assert_uint_eq(n.done_error, 1);
+    conn_destroy(server);
+    pair_remove(&p);
+}
+END_TEST
+
+UNIT_MAIN("stream", streams_deliver_once, windows_hold, killed_connection, false_ack)

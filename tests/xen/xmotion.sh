@@ -1,0 +1,100 @@
+# shellcheck shell=bash disable=SC2016
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Moves with xmotion, for scenarios: vm1 from host a to volume group vg1 of host b.
+
+RECEIVER=10.9.0.2:7799
+LAB_DOWNTIME=${LAB_DOWNTIME:-5s} # what emulation needs for one stop
+LAB_MOVE_LIMIT=${LAB_MOVE_LIMIT:-600} # seconds
+
+# receiver_start: a receiver on host b that listens.
+receiver_start() {
+    on b "start recv xmotion recv --listen $RECEIVER --sr lvm:vg1 --json"
+    wait_for 30 on b 'nc -w 1 10.9.0.2 7799 < /dev/null' || { on b cat /var/log/recv.log; fail 'the receiver does not listen'; }
+}
+
+# pair_hosts: b takes guests from a, and a knows b.
+pair_hosts() {
+    local fingerprint
+    fingerprint=$(on a xmotion identity) || fail 'host a has no identity'
+    on b "xmotion authorize $fingerprint" > /dev/null || fail 'b does not authorize a'
+    receiver_start
+    on a "xmotion trust $RECEIVER --fingerprint $(on b xmotion identity)" > /dev/null || fail 'a does not trust b'
+}
+
+# send_start: begins to move vm1, with more options of "xmotion send" from LAB_SEND_OPTIONS.
+send_start() {
+    on a "start send xmotion send vm1 $RECEIVER --sr lvm:vg1 --downtime $LAB_DOWNTIME --json ${LAB_SEND_OPTIONS:-}"
+}
+
+# send_reaches PHASE: waits until the move is in its phase "disks" or "memory" and has got on with it.
+send_reaches() {
+    wait_for "$LAB_MOVE_LIMIT" on a "[ -e /run/send.rc ] || grep -q '\"event\":\"progress\".*\"phase\":\"$1\"' /var/log/send.log"
+    if on a '[ -e /run/send.rc ]'; then
+        on a 'tail -n 3 /var/log/send.log'
+        fail "the move ended before it was in phase $1"
+    fi
+}
+
+# send_wait: waits for the end of the move; RESULT is its last event.
+send_wait() {
+    wait_for "$LAB_MOVE_LIMIT" on a '[ -e /run/send.rc ]' ||
+        { on a 'tail -n 3 /var/log/send.log'; fail "the move has not ended after $LAB_MOVE_LIMIT s"; }
+    RESULT=$(on a "grep '\"event\":\"result\"' /var/log/send.log") || { on a 'tail -n 3 /var/log/send.log'; fail 'the move had no result'; }
+    say "result: $RESULT"
+}
+
+# result NAME: a text or the whole part of a number of RESULT.
+result() {
+    sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",.}]*\).*/\1/p" <<< "$RESULT"
+}
+
+# move TYPE: moves a busy guest and checks all that a move promises.
+move() {
+    local downtime
+    guest_create a "$1" 4096 1024
+    pair_hosts
+    heartbeat_start
+    send_start
+    send_wait
+    sleep 2
+    heartbeat_stop
+    [ "$(result outcome)" = moved ] || fail "the outcome is $(result outcome): $(result error)"
+    wait_for 20 guest_runs b || fail 'the guest does not run on b'
+    wait_for 20 guest_absent a || fail 'the guest is still on a'
+    guest_verify b
+    downtime=$(result downtime_ms)
+    say "moved in $(result total_ms) ms, downtime $downtime ms, silent for $GAP_MS ms"
+    if [ $((GAP_MS * 100)) -lt $((downtime * 80)) ] || [ $((GAP_MS * 100)) -gt $((downtime * 120)) ]; then
+        fail "a downtime of $downtime ms is reported, the guest was silent for $GAP_MS ms"
+    fi
+    sleep 3
+    guest_verify b
+}
+
+# guest_stayed: after a move that failed the guest runs on at a, whole, and b has nothing of it.
+guest_stayed() {
+    wait_for 60 guest_runs a || fail 'the guest does not run on a'
+    guest_verify a
+    wait_for 120 guest_absent b || fail 'a domain is left on b'
+    wait_for 60 volumes_absent b vg1 || fail "volumes are left on b: $(volumes b vg1 | xargs)"
+}
+
+volumes_absent() {
+    [ -z "$(volumes "$1" "$2")" ]
+}
+
+# broken_moves BREAK MEND: in both phases of a move does BREAK, waits for the end of the move unless the sender was what
+# broke, does MEND, and checks that the guest stayed.
+broken_moves() {
+    local phase
+    guest_create a pvh 4096 1024
+    pair_hosts
+    for phase in disks memory; do
+        send_start
+        send_reaches "$phase"
+        "$1"
+        say "$1 in phase $phase"
+        "$2"
+        guest_stayed
+    done
+}

@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The rules of one whole migration, for verify-stream.py: states, disks, chains, epochs, acknowledgements."""
+
+import itertools
+import struct
+
+TRIES = 20000  # orders of ambiguous blocks that are tried against the digest
+
+# Control records that another must have come before: name -> that name
+AFTER = {
+    "PREPARED": "PREPARE", "MEMORY_BEGIN": "PREPARED", "MEMORY_READY": "MEMORY_BEGIN",
+    "MEMORY_RECORD": "MEMORY_READY", "EPOCH_BEGIN": "MEMORY_READY", "EPOCH_END": "EPOCH_BEGIN",
+    "FINAL": "PREPARED", "READY": "FINAL", "GO": "READY", "RUNNING": "GO", "ABORTED": "ABORT",
+    "CHECKED": "CHECK",
+}
+ONCE = {"PREPARE", "PREPARED", "MEMORY_BEGIN", "MEMORY_READY", "FINAL", "READY", "GO", "RUNNING", "ABORT",
+        "ABORTED", "FAILED"}
+ENDS = {"RUNNING": "moved", "ABORTED": "aborted", "FAILED": "failed"}
+MEMBERS = {  # mandatory members of control messages and their types
+    "PREPARE": (("guest", dict),), "FINAL": (("disks", list),), "FAILED": (("errno", int), ("text", str)),
+}
+
+
+class Operation:
+    """One block that was sent: what its chain folds, and what is known of when."""
+
+    __slots__ = ("conn", "number", "turn", "offset", "length", "kind", "checksum")
+
+    def __init__(self, conn, number, turn, offset, length, kind, checksum):
+        self.conn, self.number, self.turn = conn, number, turn
+        self.offset, self.length, self.kind, self.checksum = offset, length, kind, checksum
+
+
+class Lane:
+    """What is followed of one data connection."""
+
+    def __init__(self):
+        self.sent = self.acked = 0
+        self.pending = {}  # (disk, 64 KiB) -> number of the record that is not acknowledged
+        self.turns = {}    # disk -> [turn, last offset]: a guess at the pass, for the order of chains
+
+
+class Migration:
+    def __init__(self, tool):
+        self.tool = tool
+        self.seen, self.role, self.outcome = set(), None, None
+        self.hellos, self.session, self.features = {}, None, None
+        self.sizes, self.digests, self.max_pfn = [], None, None
+        self.chunks = []          # for each disk: number of 64 KiB -> [Operation]
+        self.lanes = {}
+        self.open_epoch, self.epochs = None, []  # the epoch under way; counts of the complete ones
+        self.page_records, self.pfns = {}, {}    # epoch -> records; epoch -> set of PFNs
+        self.pings = {tool.SENDER: 0, tool.RECEIVER: 0}
+        self.blocks = self.zero_blocks = self.pages = self.zero_pages = self.ambiguous = 0
+        self.notes, self.final_record = [], None
+
+    # Greetings
+
+    def hello(self, record, value):
+        if record.conn.role == "control":
+            self.hellos[record.origin] = value
+            if record.origin == self.tool.SENDER:
+                self.role, self.session = value["role"], value["session"].lower()
+            if len(self.hellos) == 2:
+                self.features = set.intersection(*(set(h["features"]) for h in self.hellos.values()))
+        elif record.origin == self.tool.SENDER:
+            record.need(value["session"].lower() == self.session, "the session is not the control connection's")
+
+    # The control connection
+
+    def control(self, record):
+        name = record.name
+        if name in ("PING", "PONG"):
+            self.ping(record)
+            return
+        # What the sender sent before it knew of the end may still arrive.
+        crossing = record.origin == self.tool.SENDER and record.letter == "R"
+        if name == "ABORT" and self.outcome == "failed":
+            return
+        record.need(self.outcome is None or crossing, f"after the end ({self.outcome})")
+        record.need(name == "FAILED" or len(self.hellos) == 2, "before both ends have greeted")
+        record.need((name in ("CHECK", "CHECKED")) == (self.role == "check") or name == "FAILED",
+                    f"not allowed with the role {self.role!r}")
+        need = AFTER.get(name)
+        record.need(need is None or need in self.seen, f"before {need}")
+        record.need(name not in ONCE or name not in self.seen, "a second one")
+        if record.origin == self.tool.SENDER:
+            record.need("ABORT" not in self.seen, "after ABORT")
+            record.need("GO" not in self.seen, "after GO")
+            record.need(name in ("GO", "ABORT") or "FINAL" not in self.seen, "after FINAL")
+        self.seen.add(name)
+        if record.form == "json":
+            value = record.json()
+            for member, kind in MEMBERS.get(name, ()):
+                record.member(value, member, kind)
+            getattr(self, name.lower(), lambda r, v: None)(record, value)
+        else:
+            getattr(self, name.lower())(record)
+        self.outcome = ENDS.get(name)
+
+    def ping(self, record):
+        record.need(record.origin in self.hellos, "before HELLO")
+        if record.name == "PING":
+            self.pings[record.origin] += 1
+        else:
+            asker = self.tool.OTHER[record.origin]
+            record.need(self.pings[asker] > 0, "without a PING")
+            self.pings[asker] -= 1
+
+    def prepare(self, record, value):
+        # The disks stand in the guest's description.
+        disks = record.member(value["guest"], "disks", list, where="guest.")
+        for i, disk in enumerate(disks):
+            record.need(isinstance(disk, dict), f"disks[{i}] is not an object")
+            size = record.member(disk, "size", int, where=f"disks[{i}].")
+            record.need(size > 0 and size % 512 == 0, f"disks[{i}].size is no positive multiple of 512: {size}")
+            self.sizes.append(size)
+            self.chunks.append({})
+        max_pfn = record.member(value["guest"], "max_pfn", int, mandatory=False, where="guest.")
+        self.max_pfn = max_pfn or None
+
+    def prepared(self, record, value):
+        disks = record.member(value, "disks", list, mandatory=False)
+        record.need(disks is None or len(disks) == len(self.sizes),
+                    f"{len(disks or ())} disks, PREPARE has {len(self.sizes)}")
+
+    def ready(self, record, value):
+        if record.member(value, "disks", list, mandatory=False) is not None:
+            for i, digest in enumerate(self.final_digests(record, value)):
+                record.need(digest == self.digests[i], f"disk {i}: digest {digest:016x}, FINAL has {self.digests[i]:016x}")
+
+    def final_digests(self, record, value):
+        digests = []
+        record.need(len(value["disks"]) == len(self.sizes),
+                    f"{len(value['disks'])} disks, PREPARE has {len(self.sizes)}")
+        for i, disk in enumerate(value["disks"]):
+            record.need(isinstance(disk, dict), f"disks[{i}] is not an object")
+            text = record.member(disk, "digest", str, where=f"disks[{i}].")
+            try:
+                record.need(len(text) == 16, f"disks[{i}].digest is not 16 hex digits: {text!r}")
+                digests.append(int(text, 16))
+            except ValueError:
+                raise record.bad(f"disks[{i}].digest is not 16 hex digits: {text!r}") from None
+        return digests
+
+    def final(self, record, value):
+        record.need(self.open_epoch is None, f"epoch {self.open_epoch} has no EPOCH_END")
+        self.digests = self.final_digests(record, value)
+        self.final_record = record
+
+    def memory_record(self, record):
+        record.need(self.open_epoch is None, f"between EPOCH_BEGIN and EPOCH_END of epoch {self.open_epoch}")
+
+    def epoch_begin(self, record):
+        record.need(len(record.body) == 8, f"{len(record.body)} octets, not 8")
+        epoch, = struct.unpack(">Q", record.body)
+        record.need(self.open_epoch is None, f"epoch {self.open_epoch} has no EPOCH_END yet")
+        record.need(epoch == len(self.epochs), f"epoch {epoch}, expected {len(self.epochs)}")
+        self.open_epoch = epoch
+
+    def epoch_end(self, record):
+        record.need(len(record.body) == 16, f"{len(record.body)} octets, not 16")
+        epoch, count = struct.unpack(">QQ", record.body)
+        record.need(epoch == self.open_epoch, f"epoch {epoch}, the open one is {self.open_epoch}")
+        self.epochs.append((count, record))
+        self.open_epoch = None
+
+    # Data connections
+
+    def data(self, record):
+        lane = self.lanes.setdefault(record.conn.path, Lane())
+        record.need(len(record.conn.letter_of) == 2, "before both ends have greeted")
+        if record.name == "ACK":
+            self.ack(record, lane)
+            return
+        record.need("PREPARED" in self.seen, "data, but the control connection has no PREPARED")
+        lane.sent += 1
+        if record.name == "DISK_DATA":
+            self.disk_data(record, lane)
+        else:
+            self.memory_pages(record)
+
+    def ack(self, record, lane):
+        record.need(len(record.body) == 8, f"{len(record.body)} octets, not 8")
+        count, = struct.unpack(">Q", record.body)
+        record.need(count >= lane.acked, f"{count} records, but {lane.acked} were acknowledged before")
+        record.need(count <= lane.sent, f"{count} records, but only {lane.sent} were sent")
+        lane.acked = count
+
+    def payload(self, record, encoding, raw, start, encoded):
+        record.need(encoding in (0, 1), f"unknown encoding {encoding}")
+        record.need(raw <= self.tool.RAW_MAX, f"a raw length of {raw}, at most {self.tool.RAW_MAX}")
+        record.need(len(record.body) == start + encoded, f"{len(record.body)} octets of body, but head, entries and "
+                                                         f"payload make {start + encoded}")
+        octets = record.body[start:]
+        if encoding == 0:
+            record.need(raw == encoded, f"not encoded, but lengths {raw} and {encoded} differ")
+            return octets
+        record.need("zstd" in (self.features or ()), "zstd, which the ends have not agreed on")
+        out = self.tool.unzstd(octets, raw)
+        record.need(out is not None and len(out) == raw, f"the payload is not one zstd frame of {raw} octets")
+        return out
+
+    def disk_data(self, record, lane):
+        body = record.body
+        record.need(len(body) >= 16, f"{len(body)} octets, at least 16")
+        disk, encoding, count, raw, encoded = struct.unpack_from(">HHIII", body)
+        record.need(disk < len(self.sizes), f"disk {disk}, PREPARE has {len(self.sizes)}")
+        record.need(1 <= count <= 256, f"{count} blocks, not 1 to 256")
+        start = 16 + 24 * count
+        record.need(len(body) >= start, f"{len(body)} octets do not hold {count} blocks")
+        blocks = [struct.unpack_from(">QIHHQ", body, 16 + 24 * i) for i in range(count)]
+        total = 0
+        for offset, length, kind, reserved, _ in blocks:
+            where = f"block at {offset}"
+            record.need(offset % 512 == 0 and length % 512 == 0, f"{where}, length {length}: not multiples of 512")
+            record.need(1 <= length <= self.tool.REACH, f"{where}: length {length}, not 1 to {self.tool.REACH}")
+            record.need(offset % self.tool.REACH + length <= self.tool.REACH, f"{where} crosses a multiple of 65536")
+            record.need(offset + length <= self.sizes[disk], f"{where}: past the end of the disk")
+            record.need(kind in (0, 1), f"{where}: unknown kind {kind}")
+            record.need(reserved == 0, f"{where}: the reserved field is {reserved}")
+            total += length if kind == 0 else 0
+        ranges = sorted((b[0], b[0] + b[1]) for b in blocks)
+        record.need(all(a[1] <= b[0] for a, b in zip(ranges, ranges[1:])), "blocks of one record overlap")
+        record.need(total == raw, f"a raw length of {raw}, but DATA blocks of {total} octets")
+        payload = self.payload(record, encoding, raw, start, encoded)
+        at = 0
+        for offset, length, kind, _, checksum in blocks:
+            wanted = 0
+            if kind == 0:
+                wanted = self.tool.xxh3(payload[at:at + length])
+                at += length
+            record.need(checksum == wanted, f"block at {offset}: checksum {checksum:016x}, computed {wanted:016x}")
+            self.operation(record, lane, disk, Operation(record.conn.path, lane.sent, 0, offset, length, kind, checksum))
+
+    def operation(self, record, lane, disk, op):
+        chunk = op.offset // self.tool.REACH
+        before = lane.pending.get((disk, chunk), 0)
+        record.need(before <= lane.acked or before == op.number,
+                    f"block at {op.offset}: its 64 KiB were already in flight with record {before} of this connection")
+        lane.pending[disk, chunk] = op.number
+        turn = lane.turns.setdefault(disk, [0, 0])
+        if op.offset < turn[1]:
+            turn[0] += 1
+        turn[1] = op.offset
+        op.turn = turn[0]
+        self.chunks[disk].setdefault(chunk, []).append(op)
+        self.blocks += 1
+        self.zero_blocks += op.kind
+
+    def memory_pages(self, record):
+        body = record.body
+        record.need("MEMORY_READY" in self.seen, "memory, but the control connection has no MEMORY_READY")
+        record.need(len(body) >= 32, f"{len(body)} octets, at least 32")
+        epoch, count, encoding, reserved, raw, encoded, checksum = struct.unpack_from(">QIHHIIQ", body)
+        record.need(1 <= count <= 256, f"{count} pages, not 1 to 256")
+        record.need(reserved == 0, f"the reserved field is {reserved}")
+        start = 32 + 8 * count
+        record.need(len(body) >= start, f"{len(body)} octets do not hold {count} entries")
+        pfns, with_data = self.pfns.setdefault(epoch, set()), 0
+        for entry in struct.unpack_from(f">{count}Q", body, 32):
+            pfn, zero, kind = entry & ((1 << 52) - 1), entry >> 52 & 1, entry >> 60
+            record.need(entry >> 53 & 0x7f == 0, f"PFN {pfn:#x}: unused bits are set in {entry:#018x}")
+            record.need(pfn not in pfns, f"PFN {pfn:#x} twice in epoch {epoch}")
+            record.need(self.max_pfn is None or pfn <= self.max_pfn, f"PFN {pfn:#x}, the largest is {self.max_pfn}")
+            pfns.add(pfn)
+            self.zero_pages += zero
+            with_data += kind < 0xd and not zero
+        record.need(raw == with_data * self.tool.PAGE,
+                    f"a raw length of {raw}, but {with_data} pages with data")
+        wanted = self.tool.xxh3(self.payload(record, encoding, raw, start, encoded))
+        record.need(checksum == wanted, f"checksum {checksum:016x}, computed {wanted:016x}")
+        self.page_records[epoch] = self.page_records.get(epoch, 0) + 1
+        self.pages += count
+
+    # What can be said when all was read
+
+    def end(self, connections):
+        for conn in connections:
+            if not conn.cut and not (conn.allow_cut and len(conn.letter_of) < 2):
+                self.need(conn, len(conn.letter_of) == 2, "not both ends have greeted")
+        moved = "GO" in self.seen
+        control = connections[0]
+        self.need(control, not moved or self.role != "control" or len(connections) > 1,
+                  "a guest moved without a data connection")
+        for conn in connections[1:]:
+            lane = self.lanes.get(conn.path, Lane())
+            self.need(conn, "READY" not in self.seen or lane.acked == lane.sent,
+                      f"READY, but {lane.sent - lane.acked} of {lane.sent} records were not acknowledged")
+        self.check_epochs(control)
+        if "READY" in self.seen:
+            for disk in range(len(self.sizes)):
+                self.check_digest(disk)
+
+    def need(self, conn, holds, text):
+        if not holds:
+            raise self.tool.Violation(conn.path, 0, text)
+
+    def check_epochs(self, control):
+        for epoch, (count, record) in enumerate(self.epochs):
+            got = self.page_records.get(epoch, 0)
+            record.need(got == count or self.outcome != "moved" and got <= count,
+                        f"epoch {epoch} has {count} records, but {got} were sent")
+        extra = [e for e in self.page_records if e >= len(self.epochs)]
+        self.need(control, not extra or "FINAL" not in self.seen, f"epoch {min(extra, default=0)} was never ended")
+
+    def fold(self, ops):
+        chain = 0
+        for op in ops:
+            chain = self.tool.xxh3(struct.pack(">QQQQ", chain, op.offset, op.length + (op.kind << 32), op.checksum))
+        return chain
+
+    def check_digest(self, disk):
+        """Chains of 64 KiB that one connection touched have one order. For the others the order between connections is
+        not in the capture: the likely one (by pass and offset) is tried, then others; a digest that fits proves it."""
+        chains = [0] * -(-self.sizes[disk] // self.tool.REACH)
+        several = []
+        for chunk, ops in self.chunks[disk].items():
+            if len({op.conn for op in ops}) > 1:
+                ops.sort(key=lambda op: (op.turn, op.conn, op.number))
+                several.append(chunk)
+            chains[chunk] = self.fold(ops)
+        wanted = self.digests[disk]
+        packed = struct.pack(f">{len(chains)}Q", *chains)
+        tries = 0
+        for tries, changed in enumerate(self.orders(disk, several)):
+            now = bytearray(packed)
+            for chunk, chain in changed:
+                struct.pack_into(">Q", now, chunk * 8, chain)
+            got = self.tool.xxh3(bytes(now))
+            if got == wanted:
+                return
+            if tries >= TRIES:
+                break
+        if not several:
+            raise self.final_record.bad(f"disk {disk}: digest {wanted:016x}, computed {got:016x}")
+        self.ambiguous += len(several)
+        self.notes.append(f"disk {disk}: the digest is not decided: {len(several)} blocks of 64 KiB came over several "
+                          f"connections in an order that the capture does not tell ({tries + 1} orders tried)")
+
+    def orders(self, disk, several):
+        """Changes to the likely order: none, one chain, two chains..."""
+        yield ()
+        options = []
+        for chunk in several:
+            ops = self.chunks[disk][chunk]
+            found = {self.fold(o) for o in itertools.islice(merges(ops), 24)} - {self.fold(ops)}
+            options.append([(chunk, chain) for chain in found])
+        for many in range(1, len(options) + 1):
+            for chosen in itertools.combinations(options, many):
+                yield from itertools.product(*chosen)
+
+    def summary(self, connections):
+        sizes = ", ".join(str(s) for s in self.sizes)
+        end = self.outcome or ("checked" if "CHECKED" in self.seen else "no end")
+        yield (f"records {sum(c.count for c in connections)}, octets {sum(c.octets for c in connections)}, "
+               f"data connections {len(connections) - 1}, end: {end}")
+        yield f"disks {len(self.sizes)} ({sizes}), blocks {self.blocks}, of them zero {self.zero_blocks}"
+        yield f"epochs {len(self.epochs)}, pages {self.pages}, of them zero {self.zero_pages}"
+        yield from (f"note: {note}" for note in self.notes)
+
+
+def merges(ops):
+    """Every merge of the connections' own orders."""
+    if not ops:
+        yield []
+        return
+    for conn in sorted({op.conn for op in ops}):
+        rest = list(ops)
+        first = min((op for op in ops if op.conn == conn), key=lambda op: op.number)
+        rest.remove(first)
+        for tail in merges(rest):
+            yield [first] + tail

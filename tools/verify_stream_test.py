@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Self-test of verify-stream.py: captures that keep every rule, and one that breaks each."""
+
+import json
+import os
+import struct
+import subprocess
+import tempfile
+
+SESSION = "00112233445566778899aabbccddeeff"
+NUMBERS = {"HELLO": 1, "PREPARE": 2, "PREPARED": 3, "MEMORY_BEGIN": 4, "MEMORY_READY": 5, "MEMORY_RECORD": 6,
+           "EPOCH_END": 7, "FINAL": 8, "READY": 9, "GO": 10, "RUNNING": 11, "ABORT": 12, "ABORTED": 13, "FAILED": 14,
+           "PING": 15, "PONG": 16, "CHECK": 17, "CHECKED": 18, "EPOCH_BEGIN": 19, "DISK_DATA": 32,
+           "MEMORY_PAGES": 33, "ACK": 34}
+BLOCK = b"xmotion " * 512
+REACH = 65536
+
+
+class Maker:
+    """Builds one small migration: two disks, two data connections, two epochs. `change` bends lists of records, each
+    [letter, type, body], before sequence numbers are given."""
+
+    def __init__(self, tool):
+        self.tool = tool
+
+    def disk(self, disk, blocks, encoding=0, payload=None, **head):
+        table, raw = b"", b""
+        for offset, kind, content in blocks:
+            checksum = self.tool.xxh3(content) if kind == 0 else 0
+            table += struct.pack(">QIHHQ", offset, len(content), kind, 0, checksum)
+            raw += content if kind == 0 else b""
+        payload = raw if payload is None else payload
+        return struct.pack(">HHIII", disk, encoding, head.get("count", len(blocks)), head.get("raw", len(raw)),
+                           head.get("encoded", len(payload))) + table + payload
+
+    def pages(self, epoch, entries, data, reserved=0, count=None):
+        return struct.pack(">QIHHIIQ", epoch, len(entries) if count is None else count, 0, reserved, len(data),
+                           len(data), self.tool.xxh3(data)) + struct.pack(f">{len(entries)}Q", *entries) + data
+
+    def digest(self, size, ops):
+        chains = [0] * -(-size // REACH)
+        for offset, kind, content in ops:
+            checksum = self.tool.xxh3(content) if kind == 0 else 0
+            i = offset // REACH
+            chains[i] = self.tool.xxh3(struct.pack(">QQQQ", chains[i], offset, len(content) + (kind << 32), checksum))
+        return f"{self.tool.xxh3(struct.pack(f'>{len(chains)}Q', *chains)):016x}"
+
+    def hello(self, role=None):
+        value = {"protocol": 1, "features": ["zstd"], "program": "xmotion 0.1"}
+        if role:
+            value.update(role=role, session=SESSION)
+        return json.dumps(value).encode()
+
+    def greet(self, role):
+        return [["S", "HELLO", self.hello(role)], ["R", "HELLO", self.hello()]]
+
+    def captures(self):
+        js = lambda **v: json.dumps(v).encode()
+        sizes = (REACH * 3 + 512, REACH)
+        first = [(0, 0, BLOCK), (REACH, 1, BLOCK * 16)]
+        again, other = [(0, 0, BLOCK[::-1])], [(4096, 0, BLOCK), (8192, 0, BLOCK * 2)]
+        frame = subprocess.run(["zstd", "-q", "-c"], input=BLOCK * 3, stdout=subprocess.PIPE, check=True).stdout
+        u64 = lambda *v: struct.pack(f">{len(v)}Q", *v)
+        zero, alloc = 1 << 52, 0xe << 60
+        files = {
+            "control": self.greet("control") + [
+                ["S", "PREPARE", js(guest={"name": "demo", "max_pfn": 255, "disks": [{"size": s} for s in sizes]})],
+                ["R", "PREPARED", js(disks=[{}, {}])],
+                ["S", "MEMORY_BEGIN", js()], ["R", "MEMORY_READY", js()],
+                ["S", "MEMORY_RECORD", b"head"], ["S", "EPOCH_BEGIN", u64(0)], ["S", "EPOCH_END", u64(0, 2)],
+                ["S", "PING", b""], ["R", "PONG", b""],
+                ["S", "EPOCH_BEGIN", u64(1)], ["S", "EPOCH_END", u64(1, 1)], ["S", "MEMORY_RECORD", b"tail"],
+                ["S", "FINAL", js(disks=[{"digest": self.digest(sizes[0], first + again)},
+                                         {"digest": self.digest(sizes[1], other)}])],
+                ["R", "READY", js()], ["S", "GO", js()], ["R", "RUNNING", js()]],
+            "data-0": self.greet("data") + [
+                ["S", "DISK_DATA", self.disk(0, first)], ["R", "ACK", u64(1)],
+                ["S", "DISK_DATA", self.disk(1, other, 1, frame)],
+                ["S", "MEMORY_PAGES", self.pages(0, [1, 2 | zero], BLOCK)], ["R", "ACK", u64(3)]],
+            "data-1": self.greet("data") + [
+                ["S", "MEMORY_PAGES", self.pages(0, [3, 4 | alloc], BLOCK)], ["R", "ACK", u64(1)],
+                ["S", "DISK_DATA", self.disk(0, again)],
+                ["S", "MEMORY_PAGES", self.pages(1, [1, 3], BLOCK * 2)], ["R", "ACK", u64(3)]],
+        }
+        return files
+
+    def write(self, folder, files, bend=None):
+        for name, records in files.items():
+            sequence, out = {"S": 0, "R": 0}, b""
+            for letter, kind, body in records:
+                number = NUMBERS.get(kind, kind)
+                out += letter.encode() + struct.pack(">2sHIQ", b"XM", number, len(body), sequence[letter]) + body
+                sequence[letter] += 1
+            out = bend[1](out) if bend and bend[0] == name else out
+            with open(os.path.join(folder, name + ".xmc"), "wb") as file:
+                file.write(out)
+
+
+def put(where, at, body):
+    """A change: the body of record `at` of connection `where` is replaced, by octets or by what a function returns."""
+    def change(files):
+        record = files[where][at]
+        record[2] = body(record[2]) if callable(body) else body
+    return change
+
+
+def insert(where, at, *records):
+    return lambda files: files[where].__setitem__(slice(at, at), [list(r) for r in records])
+
+
+def drop(where, *places):
+    def change(files):
+        for at in sorted(places, reverse=True):
+            del files[where][at]
+    return change
+
+
+def both(*changes):
+    def change(files):
+        for one in changes:
+            one(files)
+    return change
+
+
+def poke(at, form, value):
+    """Changes a field inside a body."""
+    def change(body):
+        out = bytearray(body)
+        struct.pack_into(form, out, at, value)
+        return bytes(out)
+    return change
+
+
+def member(**changes):
+    def change(body):
+        value = json.loads(body)
+        for name, new in changes.items():
+            value.pop(name, None)
+            if new is not None:
+                value[name] = new
+        return json.dumps(value).encode()
+    return change
+
+
+def cases(m):
+    """What is broken -> (change of records, part of the message)."""
+    disk = m.disk
+    big, u64 = bytes((1 << 20) + 1), lambda *v: struct.pack(f">{len(v)}Q", *v)
+    failed = b'{"errno":5,"text":"x"}'
+    zeros = lambda n: [(i * 512, 1, bytes(512)) for i in range(n)]
+    return {
+        "unknown type": (insert("control", 2, ("S", 99, b"")), "unknown record type"),
+        "control limit": (insert("control", 6, ("S", "MEMORY_RECORD", big)), "at most 1048576"),
+        "data limit": (insert("data-0", 2, ("S", "DISK_DATA", bytes((1 << 20) + 65537))), "at most 1114112"),
+        "no greeting": (drop("control", 0), "is not HELLO"),
+        "greets twice": (insert("control", 2, ("S", "HELLO", m.hello("control"))), "a second one"),
+        "two senders": (put("control", 1, m.hello("control")), "both directions greet"),
+        "one end only": (drop("data-1", *range(1, 7)), "not both ends"),
+        "protocol 0": (put("control", 0, member(protocol=0)), "below 1"),
+        "no program": (put("control", 1, member(program=None)), "no member program"),
+        "role": (put("data-0", 0, member(role="control")), "role 'control'"),
+        "session form": (put("control", 0, member(session="12")), "32 hex digits"),
+        "session differs": (put("data-1", 0, member(session="f" * 32)), "not the control connection's"),
+        "data on control": (insert("control", 6, ("S", "DISK_DATA", disk(0, zeros(1)))), "on a control connection"),
+        "wrong origin": (insert("control", 6, ("R", "MEMORY_RECORD", b"")), "not allowed from the receiver"),
+        "not empty": (put("control", 9, b"x"), "not empty"),
+        "PONG alone": (drop("control", 9), "without a PING"),
+        "not JSON": (put("control", 2, b"{"), "not JSON"),
+        "no object": (put("control", 15, b"[]"), "not one JSON object"),
+        "member missing": (put("control", 2, member(guest={})), "no member guest.disks"),
+        "member type": (put("control", 2, member(guest="demo")), "wrong type"),
+        "member range": (put("control", 2, member(guest={"disks": [{"size": 1 << 63}, {"size": 1}]})), "out of range"),
+        "disk size": (put("control", 2, member(guest={"disks": [{"size": 1000}, {"size": 512}]})), "multiple of 512"),
+        "disk count": (put("control", 3, member(disks=[{}])), "PREPARE has 2"),
+        "PREPARED first": (drop("control", 2), "before PREPARE"),
+        "RUNNING first": (drop("control", 16), "before GO"),
+        "GO first": (drop("control", 15), "before READY"),
+        "PREPARE twice": (insert("control", 3, ("S", "PREPARE", b'{"guest":{}}')), "a second one"),
+        "memory unready": (drop("control", 5), "before MEMORY_READY"),
+        "after GO": (insert("control", 17, ("S", "ABORT", b"{}")), "after GO"),
+        "after ABORT": (insert("control", 6, ("S", "ABORT", b"{}")), "after ABORT"),
+        "after FINAL": (insert("control", 15, ("S", "MEMORY_RECORD", b"")), "after FINAL"),
+        "after the end": (insert("control", 18, ("R", "FAILED", failed)), "after the end"),
+        "check role": (insert("control", 3, ("S", "CHECK", b"{}")), "with the role"),
+        "data too early": (drop("control", *range(2, 18)), "no PREPARED"),
+        "record in epoch": (insert("control", 8, ("S", "MEMORY_RECORD", b"")), "between EPOCH_BEGIN"),
+        "epoch number": (put("control", 11, u64(2)), "expected 1"),
+        "epoch overlap": (insert("control", 8, ("S", "EPOCH_BEGIN", u64(1))), "no EPOCH_END yet"),
+        "epoch end": (put("control", 8, u64(1, 2)), "the open one is 0"),
+        "epoch count": (put("control", 8, u64(0, 3)), "but 2 were sent"),
+        "epoch open": (drop("control", 12, 13), "no EPOCH_END"),
+        "epoch never begun": (drop("control", 11, 12), "never ended"),
+        "READY's digest": (put("control", 15, member(disks=[{"digest": "1" * 16}] * 2)), "FINAL has"),
+        "ABORT after FAILED": (both(drop("control", 16, 17), insert("control", 16, ("R", "FAILED", failed),
+                                                                    ("S", "ABORT", b"{}"))), None),
+        "digest form": (put("control", 14, member(disks=[{"digest": "xyz"}, {"digest": ""}])), "16 hex digits"),
+        "digest": (put("control", 14, lambda b: b.replace(json.loads(b)["disks"][1]["digest"].encode(), b"0" * 16)),
+                   "disk 1: digest"),
+        "disk index": (put("data-0", 2, poke(0, ">H", 2)), "disk 2"),
+        "no blocks": (put("data-0", 2, poke(4, ">I", 0)), "0 blocks"),
+        "many blocks": (put("data-0", 2, disk(0, zeros(257))), "257 blocks"),
+        "short table": (put("data-0", 2, poke(4, ">I", 256)), "do not hold"),
+        "alignment": (put("data-0", 2, poke(16, ">Q", 100)), "multiples of 512"),
+        "length 0": (put("data-0", 2, poke(24, ">I", 0)), "length 0"),
+        "crossing": (put("data-0", 2, disk(0, [(REACH - 512, 1, bytes(1024))])), "crosses"),
+        "past the end": (put("data-0", 2, disk(0, [(REACH * 3 + 512, 1, bytes(512))])), "past the end"),
+        "block kind": (put("data-0", 2, poke(28, ">H", 2)), "unknown kind 2"),
+        "block reserved": (put("data-0", 2, poke(30, ">H", 1)), "reserved field"),
+        "overlap": (put("data-0", 2, disk(0, [(0, 1, bytes(1024)), (512, 1, bytes(512))])), "overlap"),
+        "raw sum": (put("data-0", 2, poke(8, ">I", 512)), "DATA blocks of"),
+        "raw too large": (both(put("control", 2, member(guest={"disks": [{"size": 1 << 21}, {"size": REACH}]})),
+                               put("data-0", 2, disk(0, [(i * REACH, 0, bytes(REACH if i < 16 else 512))
+                                                         for i in range(17)]))), "at most 1048576"),
+        "encoded length": (put("data-0", 2, poke(12, ">I", 5)), "make"),
+        "plain lengths": (put("data-0", 2, disk(0, [(0, 0, BLOCK)], 0, b"x")), "differ"),
+        "encoding": (put("data-0", 2, poke(2, ">H", 2)), "unknown encoding"),
+        "zstd unagreed": (put("control", 1, member(features=[])), "have not agreed"),
+        "zstd damaged": (put("data-0", 4, poke(16 + 48 + 6, ">I", 1)), "zstd frame"),
+        "zstd two frames": (put("data-0", 4, lambda b: poke(12, ">I", len(b) * 2 - 128)(b + b[64:])), "one zstd frame"),
+        "checksum": (put("data-0", 2, poke(32, ">Q", 1)), "checksum"),
+        "zero checksum": (put("data-0", 2, poke(56, ">Q", 1)), "checksum"),
+        "one ACK for all": (drop("data-0", 3), None),
+        "order unknown": (put("control", 14, lambda b: b.replace(json.loads(b)["disks"][0]["digest"].encode(), b"0" * 16)),
+                          None),
+        "in flight twice": (insert("data-0", 3, ("S", "DISK_DATA", disk(0, zeros(1)))), "already in flight"),
+        "ACK size": (put("data-0", 3, b"1234"), "not 8"),
+        "ACK back": (insert("data-0", 6, ("R", "ACK", u64(3)), ("R", "ACK", u64(2))), "acknowledged before"),
+        "ACK ahead": (put("data-0", 3, u64(2)), "only 1 were sent"),
+        "READY unacked": (drop("data-1", 6), "not acknowledged"),
+        "PFN twice": (put("data-1", 2, m.pages(0, [1, 3], BLOCK * 2)), "twice in epoch 0"),
+        "PFN too large": (put("data-1", 2, m.pages(0, [256], BLOCK)), "the largest is 255"),
+        "PFN bits": (put("data-1", 2, m.pages(0, [3 | 1 << 53], BLOCK)), "unused bits"),
+        "page count 0": (put("data-1", 2, m.pages(0, [3], BLOCK, count=0)), "0 pages"),
+        "page entries": (put("data-1", 2, poke(8, ">I", 256)(m.pages(0, [3], b""))), "do not hold"),
+        "page reserved": (put("data-1", 2, m.pages(0, [3], BLOCK, reserved=1)), "reserved field"),
+        "page data": (put("data-1", 2, m.pages(0, [3, 4], BLOCK)), "2 pages with data"),
+        "page checksum": (put("data-1", 2, lambda b: b[:-1] + b"!"), "checksum"),
+    }
+
+
+def raw_cases():
+    """What is broken in the octets of data-0 themselves."""
+    second = 1 + 16
+    return {
+        "magic": (lambda o: o[:1] + b"YM" + o[3:], "the magic"),
+        "sequence": (lambda o: o[:second - 1] + b"\x07" + o[second:], "sequence number"),
+        "letter": (lambda o: b"X" + o[1:], "neither S nor R"),
+        "cut header": (lambda o: o + b"S", "middle of a header"),
+        "cut body": (lambda o: o[:-3], "in the middle of a ACK"),
+    }
+
+
+def run(tool):
+    maker = Maker(tool)
+    failures, total = [], 0
+
+    def expect(name, change, bend, part, allow_cut=False):
+        nonlocal total
+        total += 1
+        with tempfile.TemporaryDirectory() as folder:
+            files = maker.captures()
+            if change:
+                change(files)
+            maker.write(folder, files, bend)
+            try:
+                list(tool.verify(folder, allow_cut))
+                got = None
+            except tool.Violation as violation:
+                got = str(violation)
+        if (part is None) != (got is None) or (part and part not in got):
+            failures.append(f"{name}: expected {part or 'no violation'!r}, got {got!r}")
+
+    expect("good", None, None, None)
+    expect("cut but allowed", None, ("control", lambda o: o[:-1]), None, True)
+    swap = lambda files: files.update({"data-0": files["data-1"], "data-1": files["data-0"]})
+    expect("the other order", swap, None, None)
+    for name, (change, part) in cases(maker).items():
+        expect(name, change, None, part)
+    for name, (bend, part) in raw_cases().items():
+        expect(name, None, ("data-0", bend), part)
+    for failure in failures:
+        print(f"self-test: {failure}")
+    print(f"self-test: {total - len(failures)} passed, {len(failures)} failed, 0 skipped")
+    return 1 if failures else 0
