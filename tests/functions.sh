@@ -218,17 +218,20 @@ guest_changed() {
     [ "$(on "$1" guest stats "$2")" != "$3" ]
 }
 
-# ping_start HOST NAME: the heartbeat is measured from now on. ping_stop: it ends; GAP_MS is the longest silence.
+# ping_start HOST NAME: the heartbeat is measured from now on. ping_stop: it ends; GAP_MS is the longest silence. The
+# guest's own count must never have gone back.
 ping_start() {
-    start "$1" "$WORK/ping.log" guest ping "$2"
+    start "$1" "$WORK/ping.log" guest ping "$2" --json
     PING=$PID
 }
 
 ping_stop() {
     kill -TERM "$PING" 2> /dev/null
     wait "$PING" 2> /dev/null
-    GAP_MS=$(grep -o 'longest [0-9.]* ms' "$WORK/ping.log" | tail -n 1 | grep -o '[0-9.]*')
-    [ -n "$GAP_MS" ]
+    GAP_MS=$(python3 -c 'import json, sys
+ping = json.load(open(sys.argv[1]))
+assert ping["answered"] and not ping["count_went_back"], ping
+print(ping["longest_gap_ms"])' "$WORK/ping.log")
 }
 
 # send HOST TARGET GUEST [OPTION...]: moves; the events go to $WORK/send.log. Returns its exit code.

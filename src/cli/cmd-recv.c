@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "session/server.h"
+#include "transport/conn.h"
 
 #include <stdio.h>
 
@@ -13,9 +14,10 @@ struct recv_options {
 
 static int take_listen(void *data, const char *value, struct err *err)
 {
-    (void)err;
+    char canonical[CONN_ADDRESS_MAX];
+
     ((struct recv_options *)data)->config.listen = value;
-    return 0;
+    return conn_canonical_address(value, canonical, err);
 }
 
 static int take_sr(void *data, const char *value, struct err *err)

@@ -3,6 +3,7 @@
 
 #include "base/bytes.h"
 #include "base/clock.h"
+#include "mirror/volume.h"
 #include "session/source.h"
 
 #include <stdio.h>
@@ -23,10 +24,10 @@ struct send_options {
 static int take_sr(void *data, const char *value, struct err *err)
 {
     struct send_options *o = data;
+    struct volume_sr sr;
 
-    (void)err;
     o->config.sr = value;
-    return 0;
+    return volume_sr_parse(&sr, value, err);
 }
 
 /* "xvda=/dev/vg1/x": the value is cut at the sign, in place. */

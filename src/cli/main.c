@@ -14,12 +14,12 @@ static const struct command *const commands[] = {
     &command_identity, &command_trust, &command_authorize, &command_guest,
 };
 
-static void print_usage(FILE *to)
+static void print_usage(void)
 {
-    (void)fprintf(to, "xmotion %s: moves running Xen guests with their local disks\n\n", XMOTION_VERSION);
+    (void)printf("xmotion %s: moves running Xen guests with their local disks\n\n", XMOTION_VERSION);
     for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
-        (void)fprintf(to, "  xmotion %-10s %s\n", commands[i]->name, commands[i]->summary);
-    (void)fprintf(to, "\nxmotion COMMAND --help tells more; so does man xmotion.\n");
+        (void)printf("  xmotion %-10s %s\n", commands[i]->name, commands[i]->summary);
+    (void)printf("\nxmotion COMMAND --help tells more; so does man xmotion.\n");
 }
 
 /* Options that may stand anywhere: taken out of argv. */
@@ -71,11 +71,11 @@ int main(int argc, char **argv)
     if (take_common(&cli, &argc, argv, &err) < 0)
         return fail(EXIT_USAGE, &err);
     if (argc < 2) {
-        print_usage(stderr);
-        return EXIT_USAGE;
+        (void)err_set(&err, -EINVAL, "no command was given: see xmotion --help");
+        return fail(EXIT_USAGE, &err);
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
-        print_usage(stdout);
+        print_usage();
         return 0;
     }
     if (strcmp(argv[1], "--version") == 0) {

@@ -51,7 +51,8 @@ int agent_send(int sock, const json_t *message, int fd, struct err *err)
     if (!text)
         return err_set(err, -ENOMEM, "out of memory");
     if (strlen(text) > AGENT_MESSAGE_MAX)
-        return err_set(err, -EMSGSIZE, "a message of %zu octets is too long for the agent, %u is the most",
+        return err_set(err, -EMSGSIZE,
+                       "a message of %zu octets is too long for the agent, %u is the most",
                        strlen(text), AGENT_MESSAGE_MAX);
     return send_text(sock, text, strlen(text), fd, err);
 }
@@ -115,7 +116,8 @@ static int recv_text(int sock, char *buf, size_t *ret_len, int *ret_fd, struct e
         return err_errno(err, -errno, "reading from the agent");
     *ret_fd = take_fds(&msg);
     if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
-        return err_set(err, -EPROTO, "the agent's message is longer than %u octets", AGENT_MESSAGE_MAX);
+        return err_set(err, -EPROTO, "the agent's message is longer than %u octets",
+                       AGENT_MESSAGE_MAX);
     *ret_len = (size_t)n;
     return 0;
 }

@@ -80,7 +80,8 @@ static void take_answer(struct ping *p, const uint8_t *message, ssize_t len)
     p->last_answer = now;
 }
 
-/* Takes answers until `until`. A closed port comes back as an error of the socket: the guest is between two hosts. */
+/* Takes answers until `until`. A closed port comes back as an error of the socket: the guest is
+ * between two hosts. */
 static void wait_answers(struct ping *p, uint64_t until)
 {
     uint64_t now;

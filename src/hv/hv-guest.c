@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A guest as it travels in PREPARE. What comes in was written by a peer: every member's type, length and range is checked here. */
+/* A guest as it travels in PREPARE. What comes in was written by a peer: every member's type,
+ * length and range is checked here. */
 #include "hv/hv.h"
 
 #include "base/bytes.h"
@@ -14,29 +15,37 @@ json_t *hv_guest_to_json(const struct hv_guest *g)
 {
     json_t *disks = json_array();
     json_t *json;
+    bool complete = true;
 
     for (unsigned int i = 0; i < g->disk_count; i++) {
         const struct hv_disk *d = &g->disks[i];
 
-        (void)json_array_append_new(
-            disks, json_pack("{s:s, s:s, s:I, s:I, s:b}", "vbd", d->vbd, "label", d->label, "size",
-                             (json_int_t)d->size, "sector_size", (json_int_t)d->sector_size,
-                             "read_only", (int)d->read_only));
+        complete &=
+            0 == json_array_append_new(
+                     disks, json_pack("{s:s, s:s, s:I, s:I, s:b}", "vbd", d->vbd, "label", d->label,
+                                      "size", (json_int_t)d->size, "sector_size",
+                                      (json_int_t)d->sector_size, "read_only", (int)d->read_only));
     }
     json = json_pack("{s:s, s:s, s:s, s:I, s:I, s:o}", "kind", g->kind, "name", g->name, "uuid",
                      g->uuid, "memory", (json_int_t)g->memory, "max_pfn", (json_int_t)g->max_pfn,
                      "disks", disks);
     if (json && g->config)
-        (void)json_object_set(json, "config", g->config);
+        complete &= 0 == json_object_set(json, "config", g->config);
+    if (!complete) { /* better none than one with a disk less */
+        json_decref(json);
+        return NULL;
+    }
     return json;
 }
 
-/* Names become parts of paths and of other programs' arguments: no slash, no dash or dot in front. */
+/* Names become parts of paths and of other programs' arguments: no slash, no dash or dot in front.
+ */
 static bool is_name(const char *s)
 {
     if (!*s || *s == '-' || *s == '.')
         return false;
-    return s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")] == '\0';
+    return s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")] ==
+           '\0';
 }
 
 /* Labels are shown to people: no control characters. */

@@ -56,7 +56,8 @@ static int source_check(struct hv_source *s, struct err *err)
     if (json_is_true(json_object_get(answer, "moving")))
         r = err_set(err, -EBUSY, "guest '%s' is being moved already", p->guest.name);
     else if (!state || strcmp(state, "running") != 0)
-        r = err_set(err, -EINVAL, "guest '%s' is %s, not running", p->guest.name, state ? state : "?");
+        r = err_set(err, -EINVAL, "guest '%s' is %s, not running", p->guest.name,
+                    state ? state : "?");
     json_decref(answer);
     return r;
 }
@@ -94,7 +95,8 @@ static void drop_mappings(struct proc_source *p)
     p->marks = NULL;
 }
 
-static int source_memory_begin(struct hv_source *s, int *ret_fd, const uint8_t **ret_memory, struct err *err)
+static int source_memory_begin(struct hv_source *s, int *ret_fd, const uint8_t **ret_memory,
+                               struct err *err)
 {
     struct proc_source *p = source_of(s);
     CLEANUP_CLOSE int ram_fd = -1;
@@ -122,7 +124,8 @@ static int source_policy_answer(struct hv_source *s, enum hv_policy answer, stru
     return err_set(err, -EOPNOTSUPP, "an embedded guest asks for no policy");
 }
 
-static int source_log_dirty_take(struct hv_source *s, struct bitmap *dirty, uint64_t *ret_pages, struct err *err)
+static int source_log_dirty_take(struct hv_source *s, struct bitmap *dirty, uint64_t *ret_pages,
+                                 struct err *err)
 {
     struct proc_source *p = source_of(s);
     int r;
@@ -218,12 +221,14 @@ static int read_description(struct proc_source *p, json_t *answer, struct err *e
     uint64_t memory = (uint64_t)json_integer_value(json_object_get(answer, "memory"));
     int r;
 
-    (void)json_object_set_new(answer, "max_pfn", json_integer((json_int_t)(memory / PROC_PAGE) - 1));
+    (void)json_object_set_new(answer, "max_pfn",
+                              json_integer((json_int_t)(memory / PROC_PAGE) - 1));
     r = hv_guest_from_json(&p->guest, answer, err);
     for (unsigned int i = 0; r == 0 && i < p->guest.disk_count; i++) {
         const char *uri = json_string_value(json_object_get(json_array_get(disks, i), "uri"));
 
-        (void)snprintf(p->guest.disks[i].path, sizeof(p->guest.disks[i].path), "%s", uri ? uri : "");
+        (void)snprintf(p->guest.disks[i].path, sizeof(p->guest.disks[i].path), "%s",
+                       uri ? uri : "");
     }
     return r;
 }
@@ -246,7 +251,8 @@ int hv_source_open_proc(struct hv_source **ret, const char *name, struct err *er
     if (r == 0)
         r = read_description(p, answer, err);
     if (r == 0) /* so that one set aside earlier can be resumed or destroyed */
-        p->kept = strcmp(json_string_value(json_object_get(answer, "state")) ?: "", "set aside") == 0;
+        p->kept =
+            strcmp(json_string_value(json_object_get(answer, "state")) ?: "", "set aside") == 0;
     json_decref(answer);
     if (r < 0) {
         source_close(&p->base);
@@ -255,4 +261,3 @@ int hv_source_open_proc(struct hv_source **ret, const char *name, struct err *er
     *ret = &p->base;
     return 0;
 }
-

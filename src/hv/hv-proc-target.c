@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* An embedded guest in the making at the target: a process of its own, that goes on without us once it runs (hv.h,
- * proc-guest.h). */
+/* An embedded guest in the making at the target: a process of its own, that goes on without us once
+ * it runs (hv.h, proc-guest.h). */
 #include "hv/hv-proc-priv.h"
 
 #include "base/bytes.h"
@@ -74,15 +74,18 @@ static int target_check(struct hv_target *t, struct err *err)
     if (r == 0)
         r = check_free(incoming, err);
     if (r == 0 && available_memory() < p->guest.memory)
-        r = err_set(err, -ENOMEM, "guest '%s' needs %llu MiB of memory, %llu MiB are free here", p->guest.name,
-                    (unsigned long long)(p->guest.memory / MIB(1)), (unsigned long long)(available_memory() / MIB(1)));
+        r = err_set(err, -ENOMEM, "guest '%s' needs %llu MiB of memory, %llu MiB are free here",
+                    p->guest.name, (unsigned long long)(p->guest.memory / MIB(1)),
+                    (unsigned long long)(available_memory() / MIB(1)));
     return r;
 }
 
-/* In the child of a child, so that nobody waits for it: it outlives us. Calls only what is safe after a fork of many threads. */
+/* In the child of a child, so that nobody waits for it: it outlives us. Calls only what is safe
+ * after a fork of many threads. */
 static _Noreturn void exec_incoming(int sock)
 {
-    char *const argv[] = {(char *)"xmotion", (char *)"guest", (char *)"incoming", (char *)"3", NULL};
+    char *const argv[] = {(char *)"xmotion", (char *)"guest", (char *)"incoming", (char *)"3",
+                          NULL};
     int null = open("/dev/null", O_RDWR);
     sigset_t none;
     pid_t pid;
@@ -95,7 +98,8 @@ static _Noreturn void exec_incoming(int sock)
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
     if (dup2(sock, INCOMING_FD) < 0 || (sock == INCOMING_FD && fcntl(sock, F_SETFD, 0) < 0))
         _exit(126);
-    for (int fd = 0; fd <= 2 && null >= 0; fd++) /* who waits for the end of our output must not wait for the guest */
+    for (int fd = 0; fd <= 2 && null >= 0;
+         fd++) /* who waits for the end of our output must not wait for the guest */
         (void)dup2(null, fd);
     (void)syscall(SYS_close_range, INCOMING_FD + 1, ~0U, 0);
     (void)execv("/proc/self/exe", argv);
@@ -130,11 +134,12 @@ static json_t *build_request(const struct proc_target *p, const char *const *dis
 
     for (unsigned int i = 0; i < p->guest.disk_count; i++)
         (void)json_array_append_new(paths, json_string(disk_paths[i]));
-    return json_pack("{s:s, s:o, s:o}", "command", "build", "guest", hv_guest_to_json(&p->guest), "paths", paths);
+    return json_pack("{s:s, s:o, s:o}", "command", "build", "guest", hv_guest_to_json(&p->guest),
+                     "paths", paths);
 }
 
-static int target_memory_begin(struct hv_target *t, const char *const *disk_paths, int *ret_fd, uint8_t **ret_memory,
-                               struct err *err)
+static int target_memory_begin(struct hv_target *t, const char *const *disk_paths, int *ret_fd,
+                               uint8_t **ret_memory, struct err *err)
 {
     struct proc_target *p = target_of(t);
     CLEANUP_CLOSE int ram_fd = -1;
@@ -228,12 +233,14 @@ static int check_guest(const struct hv_guest *guest, struct err *err)
 
     if (r < 0)
         return r;
-    if (!guest->memory || guest->memory % PROC_PAGE || guest->max_pfn != guest->memory / PROC_PAGE - 1)
-        return err_set(err, -EPROTO, "an embedded guest of %llu octets with PFNs up to %llu is none",
+    if (!guest->memory || guest->memory % PROC_PAGE ||
+        guest->max_pfn != guest->memory / PROC_PAGE - 1)
+        return err_set(err, -EPROTO,
+                       "an embedded guest of %llu octets with PFNs up to %llu is none",
                        (unsigned long long)guest->memory, (unsigned long long)guest->max_pfn);
     if (guest->disk_count > GUEST_LOAD_DISKS_MAX)
-        return err_set(err, -EPROTO, "an embedded guest has %d disks at most, not %u", GUEST_LOAD_DISKS_MAX,
-                       guest->disk_count);
+        return err_set(err, -EPROTO, "an embedded guest has %d disks at most, not %u",
+                       GUEST_LOAD_DISKS_MAX, guest->disk_count);
     return 0;
 }
 

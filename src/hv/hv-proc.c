@@ -72,13 +72,15 @@ int proc_link_next_event(struct proc_link *l, struct hv_event *ret, struct err *
     if (!l->expect_end && link_ended(l)) {
         l->expect_end = true;
         (void)epoll_ctl(l->epoll, EPOLL_CTL_DEL, l->sock, NULL);
-        *ret = (struct hv_event){.kind = HV_GONE, .dirty_pages = -1, .text = "the guest's process has ended"};
+        *ret = (struct hv_event){
+            .kind = HV_GONE, .dirty_pages = -1, .text = "the guest's process has ended"};
         return 0;
     }
     return err_set(err, -EAGAIN, "no event");
 }
 
-int proc_link_command(struct proc_link *l, const char *command, const char *number, uint64_t *ret, struct err *err)
+int proc_link_command(struct proc_link *l, const char *command, const char *number, uint64_t *ret,
+                      struct err *err)
 {
     json_t *answer;
     int r;
@@ -106,4 +108,3 @@ int proc_link_map(int fd, size_t size, int prot, void **ret, struct err *err)
     *ret = map;
     return 0;
 }
-

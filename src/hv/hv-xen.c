@@ -37,6 +37,8 @@ struct xen_source {
     struct hv_source base;
     struct agent_link link;
     struct hv_guest guest;
+    char domain[16]; /* the domid, for an agent that comes in place of one that died */
+    bool aside;      /* or destroyed: not ours any more */
 };
 
 struct xen_target {
@@ -263,13 +265,65 @@ static int source_suspend(struct hv_source *s, struct err *err)
     return err_set(err, -ENOTSUP, "a Xen domain is suspended when its policy says stop");
 }
 
+/* Device paths do not travel, so hv_guest_from_json does not read them. */
+static int read_guest(struct hv_guest *ret, const json_t *json, struct err *err)
+{
+    json_t *disks = json_object_get(json, "disks");
+    int rc = hv_guest_from_json(ret, json, err);
+
+    for (unsigned int i = 0; !rc && i < ret->disk_count; i++)
+        copy_text(ret->disks[i].path, HV_PATH_MAX,
+                  json_string_value(json_object_get(json_array_get(disks, i), "path")));
+    return rc;
+}
+
+static int describe(struct xen_source *s, const char *guest, struct hv_guest *ret, struct err *err)
+{
+    json_t *answer = NULL;
+    int rc = ask(&s->link, json_pack("{s:s,s:s}", "do", "describe", "guest", guest), -1, SHORT_MS, &answer, err);
+
+    if (!rc)
+        rc = read_guest(ret, json_object_get(answer, "guest"), err);
+    if (!rc)
+        (void)snprintf(s->domain, sizeof(s->domain), "%lld", (long long)json_integer_value(json_object_get(answer, "domid")));
+    json_decref(answer);
+    return rc;
+}
+
+/* The agent died, and with it what knew of the guest: another one finds it as it is now. */
+static int find_again(struct xen_source *s, struct err *err)
+{
+    struct hv_guest unused;
+    int rc;
+
+    if (!s->link.lost)
+        return 0;
+    link_close(&s->link);
+    rc = link_open(&s->link, err);
+    if (!rc)
+        rc = describe(s, s->domain, &unused, err);
+    if (!rc)
+        hv_guest_finish(&unused);
+    return rc;
+}
+
+
 static int source_resume(struct hv_source *s, struct err *err)
 {
-    return ask_only(&source_of(s)->link, "resume", RESUME_MS, err);
+    int rc = find_again(source_of(s), err);
+
+    if (!rc)
+        rc = ask_only(&source_of(s)->link, "resume", RESUME_MS, err);
+    if (rc == -ECONNRESET && !find_again(source_of(s), err))
+        rc = ask_only(&source_of(s)->link, "resume", RESUME_MS, err);
+    if (!rc)
+        source_of(s)->aside = false;
+    return rc;
 }
 
 static int source_set_aside(struct hv_source *s, struct err *err)
 {
+    source_of(s)->aside = true; /* also if the answer is lost */
     return ask_only(&source_of(s)->link, "set-aside", SHORT_MS, err);
 }
 
@@ -281,6 +335,8 @@ static int source_destroy(struct hv_source *s, struct err *err)
 /* The agent resumes the guest when it sees the socket's end, unless it was set aside or destroyed. */
 static void source_close(struct hv_source *s)
 {
+    if (source_of(s)->link.lost && source_of(s)->domain[0] && !source_of(s)->aside)
+        (void)source_resume(s, NULL);
     link_close(&source_of(s)->link);
     hv_guest_finish(&source_of(s)->guest);
     free(s);
@@ -303,29 +359,6 @@ static const struct hv_source_ops xen_source_ops = {
     .close = source_close,
 };
 
-/* Device paths do not travel, so hv_guest_from_json does not read them. */
-static int read_guest(struct hv_guest *ret, const json_t *json, struct err *err)
-{
-    json_t *disks = json_object_get(json, "disks");
-    int rc = hv_guest_from_json(ret, json, err);
-
-    for (unsigned int i = 0; !rc && i < ret->disk_count; i++)
-        copy_text(ret->disks[i].path, HV_PATH_MAX,
-                  json_string_value(json_object_get(json_array_get(disks, i), "path")));
-    return rc;
-}
-
-static int describe(struct xen_source *s, const char *guest, struct err *err)
-{
-    json_t *answer = NULL;
-    int rc = ask(&s->link, json_pack("{s:s,s:s}", "do", "describe", "guest", guest), -1, SHORT_MS, &answer, err);
-
-    if (!rc)
-        rc = read_guest(&s->guest, json_object_get(answer, "guest"), err);
-    json_decref(answer);
-    return rc;
-}
-
 int hv_source_open_xen(struct hv_source **ret, const char *guest, struct err *err)
 {
     struct xen_source *s = calloc(1, sizeof(*s));
@@ -339,7 +372,7 @@ int hv_source_open_xen(struct hv_source **ret, const char *guest, struct err *er
         free(s);
         return rc;
     }
-    rc = describe(s, guest, err);
+    rc = describe(s, guest, &s->guest, err);
     if (rc)
         source_close(&s->base);
     else
@@ -394,7 +427,7 @@ static int target_memory_begin(struct hv_target *t, const char *const *disk_path
 
     if (rc)
         return rc;
-    rc = ask(&target_of(t)->link, restore_request(target_of(t), disk_paths), pipe_fds[0], SHORT_MS, NULL, err);
+    rc = ask(&target_of(t)->link, restore_request(target_of(t), disk_paths), pipe_fds[0], CHANGE_MS, NULL, err);
     close(pipe_fds[0]);
     if (rc)
         close(pipe_fds[1]);

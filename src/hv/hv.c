@@ -12,7 +12,8 @@
 /* The embedded guest's disks are NBD exports. */
 int hv_source_open_proc(struct hv_source **ret, const char *name, struct err *err)
 {
-    return err_set(err, -ENOTSUP, "this xmotion was built without libnbd: no embedded guests (%s)", name);
+    return err_set(err, -ENOTSUP, "this xmotion was built without libnbd: no embedded guests (%s)",
+                   name);
 }
 
 int hv_target_open_proc(struct hv_target **ret, const struct hv_guest *guest, struct err *err)

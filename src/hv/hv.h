@@ -155,7 +155,7 @@ int hv_target_open_none(struct hv_target **ret, const struct hv_guest *guest, st
 int hv_target_destroy_left(const char *kind, const char *name, struct err *err);
 
 /* The part of a guest that travels in PREPARE; paths stay at home. */
-json_t *hv_guest_to_json(const struct hv_guest *g);
+json_t *hv_guest_to_json(const struct hv_guest *g); /* NULL: out of memory, or a text that is no UTF-8 */
 int hv_guest_from_json(struct hv_guest *ret, const json_t *json, struct err *err);
 void hv_guest_finish(struct hv_guest *g);
 

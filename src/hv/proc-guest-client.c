@@ -7,19 +7,34 @@
 
 #include <dirent.h>
 #include <string.h>
+#include <sys/socket.h>
 
-#define ANSWER_TIMEOUT_MS (600 * 1000) /* verify reads whole disks */
+#define ANSWER_TIMEOUT_MS (60 * 1000)
+#define VERIFY_TIMEOUT_MS (3600 * 1000) /* reads whole disks */
 #define SUFFIX            ".sock"
+
+/* After a timeout nothing more is said here: the next answer would be taken for another's. */
+static int receive(int sock, int timeout_ms, json_t **ret, int *ret_fd, struct err *err)
+{
+    int r = agent_recv(sock, timeout_ms, ret, ret_fd, err);
+
+    if (r == -ETIMEDOUT)
+        (void)shutdown(sock, SHUT_RDWR);
+    return r;
+}
 
 int proc_client_call(int sock, json_t *request, json_t **ret, int *ret_fd, struct err *err)
 {
+    const char *command = json_string_value(json_object_get(request, "command"));
+    int timeout_ms =
+        command && strcmp(command, "verify") == 0 ? VERIFY_TIMEOUT_MS : ANSWER_TIMEOUT_MS;
     json_t *answer = NULL;
     int r;
 
     r = agent_send(sock, request, -1, err);
     json_decref(request);
     if (r == 0)
-        r = agent_recv(sock, ANSWER_TIMEOUT_MS, &answer, ret_fd, err);
+        r = receive(sock, timeout_ms, &answer, ret_fd, err);
     if (r == 0)
         r = agent_error(answer, err);
     if (r < 0 && answer && ret_fd && *ret_fd >= 0)

@@ -19,7 +19,8 @@ struct answer {
     int fd;
 };
 
-typedef int command_run(struct proc_guest *g, int client, const json_t *request, struct answer *a, struct err *err);
+typedef int command_run(struct proc_guest *g, int client, const json_t *request, struct answer *a,
+                        struct err *err);
 
 static void put_number(struct answer *a, const char *key, uint64_t value)
 {
@@ -31,8 +32,9 @@ static json_t *describe_disk(const struct proc_guest *g, unsigned int i)
     char vbd[HV_VBD_MAX];
 
     (void)snprintf(vbd, sizeof(vbd), "disk%u", i);
-    return json_pack("{s:s, s:s, s:s, s:I, s:i, s:b}", "vbd", vbd, "uri", g->disks[i].uri, "label", g->disks[i].path,
-                     "size", (json_int_t)g->load_config.disks[i].size, "sector_size", 512, "read_only", 0);
+    return json_pack("{s:s, s:s, s:s, s:I, s:i, s:b}", "vbd", vbd, "uri", g->disks[i].uri, "label",
+                     g->disks[i].path, "size", (json_int_t)g->load_config.disks[i].size,
+                     "sector_size", 512, "read_only", 0);
 }
 
 json_t *proc_control_describe(const struct proc_guest *g)
@@ -41,15 +43,18 @@ json_t *proc_control_describe(const struct proc_guest *g)
 
     for (unsigned int i = 0; i < g->load_config.disk_count; i++)
         (void)json_array_append_new(disks, describe_disk(g, i));
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:i, s:s, s:i, s:b, s:o, s:{s:I, s:I, s:i}}", "kind", "proc",
-                     "name", g->listed, "own_name", g->name, "uuid", g->uuid, "state", proc_state_name(g->state),
-                     "memory", (json_int_t)g->ram_size, "pid", (int)getpid(), "tracking", proc_dirty_name(&g->dirty),
-                     "heartbeat_port", (int)g->heartbeat_port, "moving", g->mover >= 0, "disks", disks, "config",
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:i, s:s, s:i, s:b, s:o, s:{s:I, s:I, s:i}}",
+                     "kind", "proc", "name", g->listed, "own_name", g->name, "uuid", g->uuid,
+                     "state", proc_state_name(g->state), "memory", (json_int_t)g->ram_size, "pid",
+                     (int)getpid(), "tracking", proc_dirty_name(&g->dirty), "heartbeat_port",
+                     (int)g->heartbeat_port, "moving", g->mover >= 0, "disks", disks, "config",
                      "dirty_rate", (json_int_t)g->load_config.dirty_rate, "write_rate",
-                     (json_int_t)g->load_config.write_rate, "heartbeat_port", (int)g->heartbeat_port);
+                     (json_int_t)g->load_config.write_rate, "heartbeat_port",
+                     (int)g->heartbeat_port);
 }
 
-static int run_describe(struct proc_guest *g, int client, const json_t *request, struct answer *a, struct err *err)
+static int run_describe(struct proc_guest *g, int client, const json_t *request, struct answer *a,
+                        struct err *err)
 {
     json_t *json = proc_control_describe(g);
 
@@ -58,7 +63,8 @@ static int run_describe(struct proc_guest *g, int client, const json_t *request,
     return 0;
 }
 
-static int run_stats(struct proc_guest *g, int client, const json_t *request, struct answer *a, struct err *err)
+static int run_stats(struct proc_guest *g, int client, const json_t *request, struct answer *a,
+                     struct err *err)
 {
     struct guest_load_stats stats;
 
@@ -75,7 +81,8 @@ static int run_stats(struct proc_guest *g, int client, const json_t *request, st
     return 0;
 }
 
-static int run_verify(struct proc_guest *g, int client, const json_t *request, struct answer *a, struct err *err)
+static int run_verify(struct proc_guest *g, int client, const json_t *request, struct answer *a,
+                      struct err *err)
 {
     char text[300] = "";
     int r = proc_guest_check(g, text, sizeof(text), err);
@@ -87,7 +94,8 @@ static int run_verify(struct proc_guest *g, int client, const json_t *request, s
     return 0;
 }
 
-static int run_memory_begin(struct proc_guest *g, int client, const json_t *request, struct answer *a, struct err *err)
+static int run_memory_begin(struct proc_guest *g, int client, const json_t *request,
+                            struct answer *a, struct err *err)
 {
     int r;
 
@@ -105,7 +113,8 @@ static int run_memory_begin(struct proc_guest *g, int client, const json_t *requ
     return 0;
 }
 
-static int run_log_dirty(struct proc_guest *g, int client, const json_t *request, struct answer *a, struct err *err)
+static int run_log_dirty(struct proc_guest *g, int client, const json_t *request, struct answer *a,
+                         struct err *err)
 {
     uint64_t pages = 0;
     int r = proc_guest_log_dirty(g, &pages, err);
@@ -114,7 +123,8 @@ static int run_log_dirty(struct proc_guest *g, int client, const json_t *request
     return r;
 }
 
-static int run_suspend(struct proc_guest *g, int client, const json_t *request, struct answer *a, struct err *err)
+static int run_suspend(struct proc_guest *g, int client, const json_t *request, struct answer *a,
+                       struct err *err)
 {
     uint64_t begin = clock_now();
     int r = proc_guest_suspend(g, err);
@@ -123,7 +133,8 @@ static int run_suspend(struct proc_guest *g, int client, const json_t *request, 
     return r;
 }
 
-static int run_resume(struct proc_guest *g, int client, const json_t *request, struct answer *a, struct err *err)
+static int run_resume(struct proc_guest *g, int client, const json_t *request, struct answer *a,
+                      struct err *err)
 {
     int r = proc_guest_resume(g, err);
 
@@ -132,12 +143,14 @@ static int run_resume(struct proc_guest *g, int client, const json_t *request, s
     return r;
 }
 
-static int run_set_aside(struct proc_guest *g, int client, const json_t *request, struct answer *a, struct err *err)
+static int run_set_aside(struct proc_guest *g, int client, const json_t *request, struct answer *a,
+                         struct err *err)
 {
     return proc_guest_set_aside(g, err);
 }
 
-static int run_destroy(struct proc_guest *g, int client, const json_t *request, struct answer *a, struct err *err)
+static int run_destroy(struct proc_guest *g, int client, const json_t *request, struct answer *a,
+                       struct err *err)
 {
     /* The name is free when the answer arrives. */
     if (g->listed[0])
@@ -150,8 +163,10 @@ static int run_destroy(struct proc_guest *g, int client, const json_t *request, 
     return 0;
 }
 
-/* Builds what {"guest": {...}, "paths": [...]} says; checked by hv_guest_from_json, as a peer wrote it. */
-static int run_build(struct proc_guest *g, int client, const json_t *request, struct answer *a, struct err *err)
+/* Builds what {"guest": {...}, "paths": [...]} says; checked by hv_guest_from_json, as a peer wrote
+ * it. */
+static int run_build(struct proc_guest *g, int client, const json_t *request, struct answer *a,
+                     struct err *err)
 {
     const json_t *list = json_object_get(request, "paths");
     const char *paths[GUEST_LOAD_DISKS_MAX] = {NULL};
@@ -164,8 +179,8 @@ static int run_build(struct proc_guest *g, int client, const json_t *request, st
     if (r < 0)
         return r;
     if (guest.disk_count > GUEST_LOAD_DISKS_MAX || json_array_size(list) != guest.disk_count)
-        r = err_set(err, -EPROTO, "%zu paths for %u disks, of at most %d", json_array_size(list), guest.disk_count,
-                    GUEST_LOAD_DISKS_MAX);
+        r = err_set(err, -EPROTO, "%zu paths for %u disks, of at most %d", json_array_size(list),
+                    guest.disk_count, GUEST_LOAD_DISKS_MAX);
     for (unsigned int i = 0; r == 0 && i < guest.disk_count; i++) {
         paths[i] = json_string_value(json_array_get(list, i));
         if (!paths[i])
@@ -178,12 +193,14 @@ static int run_build(struct proc_guest *g, int client, const json_t *request, st
     return r;
 }
 
-static int run_complete(struct proc_guest *g, int client, const json_t *request, struct answer *a, struct err *err)
+static int run_complete(struct proc_guest *g, int client, const json_t *request, struct answer *a,
+                        struct err *err)
 {
     return proc_guest_complete(g, err);
 }
 
-static int run_go(struct proc_guest *g, int client, const json_t *request, struct answer *a, struct err *err)
+static int run_go(struct proc_guest *g, int client, const json_t *request, struct answer *a,
+                  struct err *err)
 {
     uint64_t begin = clock_now();
     int r = proc_guest_go(g, err);
@@ -202,18 +219,12 @@ static const struct command {
     enum who who;
     command_run *run;
 } commands[] = {
-    {"describe", ANYBODY, run_describe},
-    {"stats", ANYBODY, run_stats},
-    {"verify", ANYBODY, run_verify},
-    {"memory_begin", ANYBODY, run_memory_begin},
-    {"log_dirty_take", MOVER, run_log_dirty},
-    {"suspend", MOVER, run_suspend},
-    {"set_aside", MOVER, run_set_aside},
-    {"resume", MOVER_IF_ANY, run_resume},
-    {"destroy", MOVER_IF_ANY, run_destroy},
-    {"build", MOVER, run_build},
-    {"complete", MOVER, run_complete},
-    {"run", MOVER, run_go},
+    {"describe", ANYBODY, run_describe},      {"stats", ANYBODY, run_stats},
+    {"verify", ANYBODY, run_verify},          {"memory_begin", ANYBODY, run_memory_begin},
+    {"log_dirty_take", MOVER, run_log_dirty}, {"suspend", MOVER, run_suspend},
+    {"set_aside", MOVER, run_set_aside},      {"resume", MOVER_IF_ANY, run_resume},
+    {"destroy", MOVER_IF_ANY, run_destroy},   {"build", MOVER, run_build},
+    {"complete", MOVER, run_complete},        {"run", MOVER, run_go},
 };
 
 static const struct command *find_command(const char *name)
@@ -224,14 +235,17 @@ static const struct command *find_command(const char *name)
     return NULL;
 }
 
-static int dispatch(struct proc_guest *g, int client, const json_t *request, struct answer *a, struct err *err)
+static int dispatch(struct proc_guest *g, int client, const json_t *request, struct answer *a,
+                    struct err *err)
 {
     const char *name = json_string_value(json_object_get(request, "command"));
     const struct command *c = find_command(name);
 
     if (!c)
-        return err_set(err, -EOPNOTSUPP, "an embedded guest knows no command '%.40s'", name ? name : "");
-    if ((c->who == MOVER && client != g->mover) || (c->who == MOVER_IF_ANY && g->mover >= 0 && client != g->mover))
+        return err_set(err, -EOPNOTSUPP, "an embedded guest knows no command '%.40s'",
+                       name ? name : "");
+    if ((c->who == MOVER && client != g->mover) ||
+        (c->who == MOVER_IF_ANY && g->mover >= 0 && client != g->mover))
         return err_set(err, -EBUSY, "only who moves the guest may say '%s'", name);
     return c->run(g, client, request, a, err);
 }
@@ -270,25 +284,23 @@ static void drop_client(struct proc_guest *g, int client)
 
 static void serve_client(struct proc_guest *g, int client)
 {
-    struct answer a = {json_object(), -1};
+    struct answer a = {NULL, -1};
     bool was_moving = g->mover >= 0;
     json_t *request = NULL;
     struct err err = {0};
     int r;
 
     r = agent_recv(client, 0, &request, NULL, &err);
-    if (r == -EAGAIN) {
-        json_decref(a.json);
+    if (r == -EAGAIN)
         return;
-    }
-    if (r == 0)
-        r = dispatch(g, client, request, &a, &err);
-    json_decref(request);
     if (r == -ECONNRESET) {
-        json_decref(a.json);
         drop_client(g, client);
         return;
     }
+    a.json = json_object();
+    if (r == 0)
+        r = dispatch(g, client, request, &a, &err);
+    json_decref(request);
     if (r < 0) {
         (void)json_object_set_new(a.json, "error", json_string(err.text));
         put_number(&a, "errno", (uint64_t)-r);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Which pages of RAM were written. userfaultfd in asynchronous write-protect mode with PAGEMAP_SCAN (Linux 6.7): the kernel finds
- * and protects in one step, while the guest runs. Else soft-dirty bits, for which the guest stands still during a take, as finding
- * and clearing are two steps there. */
+/* Which pages of RAM were written. userfaultfd in asynchronous write-protect mode with PAGEMAP_SCAN
+ * (Linux 6.7): the kernel finds and protects in one step, while the guest runs. Else soft-dirty
+ * bits, for which the guest stands still during a take, as finding and clearing are two steps
+ * there. */
 #include "hv/proc-guest-priv.h"
 
 #include "base/bytes.h"
@@ -111,7 +112,8 @@ static int uffd_scan(struct proc_dirty *d, bool marking, uint64_t *ret_pages)
 
 static int uffd_begin(struct proc_dirty *d)
 {
-    struct uffdio_register reg = {.range = {(uintptr_t)d->ram, d->size}, .mode = UFFDIO_REGISTER_MODE_WP};
+    struct uffdio_register reg = {.range = {(uintptr_t)d->ram, d->size},
+                                  .mode = UFFDIO_REGISTER_MODE_WP};
     struct uffdio_writeprotect wp = {.range = reg.range, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
     uint64_t pages;
     int r;
@@ -119,7 +121,9 @@ static int uffd_begin(struct proc_dirty *d)
     d->uffd = uffd_open();
     if (d->uffd < 0)
         return d->uffd;
-    r = ioctl(d->uffd, UFFDIO_REGISTER, &reg) < 0 || ioctl(d->uffd, UFFDIO_WRITEPROTECT, &wp) < 0 ? -errno : 0;
+    r = ioctl(d->uffd, UFFDIO_REGISTER, &reg) < 0 || ioctl(d->uffd, UFFDIO_WRITEPROTECT, &wp) < 0
+            ? -errno
+            : 0;
     if (r == 0)
         r = uffd_scan(d, false, &pages);
     if (r < 0) {
@@ -150,7 +154,8 @@ static int soft_scan(struct proc_dirty *d, uint64_t *ret_pages)
         uint64_t n = MIN(pages - at, (uint64_t)SOFT_BATCH);
         off_t where = (off_t)(((uintptr_t)d->ram / PROC_PAGE + at) * sizeof(*entries));
 
-        if (pread(d->pagemap, entries, n * sizeof(*entries), where) != (ssize_t)(n * sizeof(*entries)))
+        if (pread(d->pagemap, entries, n * sizeof(*entries), where) !=
+            (ssize_t)(n * sizeof(*entries)))
             return errno ? -errno : -EIO;
         for (uint64_t i = 0; i < n; i++) {
             if (!(entries[i] & SOFT_BIT))
@@ -165,7 +170,8 @@ static int soft_scan(struct proc_dirty *d, uint64_t *ret_pages)
 /* A kernel without soft-dirty takes the command and does nothing. */
 static int soft_probe(struct proc_dirty *d)
 {
-    volatile uint8_t *page = mmap(NULL, PROC_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    volatile uint8_t *page =
+        mmap(NULL, PROC_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     off_t where = (off_t)((uintptr_t)page / PROC_PAGE * sizeof(uint64_t));
     uint64_t before = SOFT_BIT, after = 0;
     int r;

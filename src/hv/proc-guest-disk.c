@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Disks of the embedded guest: nbdkit with the xmotion plugin, reached through libnbd. nbdkit is given a socket that listens
- * already, so that nothing waits for it to come up. */
+/* Disks of the embedded guest: nbdkit with the xmotion plugin, reached through libnbd. nbdkit is
+ * given a socket that listens already, so that nothing waits for it to come up. */
 #include "hv/proc-guest-priv.h"
 
 #include "base/bytes.h"
@@ -20,8 +20,8 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
-#define PLUGIN         "nbdkit-xmotion-plugin.so"
-#define ACTIVATED_FD   3 /* where a socket-activated program finds its first socket */
+#define PLUGIN          "nbdkit-xmotion-plugin.so"
+#define ACTIVATED_FD    3 /* where a socket-activated program finds its first socket */
 #define STOP_TIMEOUT_NS (3 * NS_PER_SEC)
 
 static int find_in(const char *dir, char *ret_path, size_t size)
@@ -60,10 +60,12 @@ static int listen_at(const char *path, int *ret_sock, struct err *err)
     int sock;
 
     if (strlen(path) >= sizeof(address.sun_path))
-        return err_set(err, -ENAMETOOLONG, "%s is too long for a socket: XMOTION_RUN_DIR must be shorter", path);
+        return err_set(err, -ENAMETOOLONG,
+                       "%s is too long for a socket: XMOTION_RUN_DIR must be shorter", path);
     strcpy(address.sun_path, path);
     sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (sock < 0 || bind(sock, (const struct sockaddr *)&address, sizeof(address)) < 0 || listen(sock, 16) < 0) {
+    if (sock < 0 || bind(sock, (const struct sockaddr *)&address, sizeof(address)) < 0 ||
+        listen(sock, 16) < 0) {
         int r = -errno;
 
         if (sock >= 0)
@@ -75,7 +77,8 @@ static int listen_at(const char *path, int *ret_sock, struct err *err)
 }
 
 /* In the child; does not return. */
-static _Noreturn void exec_nbdkit(const char *plugin, const struct proc_disk *d, int sock, pid_t parent)
+static _Noreturn void exec_nbdkit(const char *plugin, const struct proc_disk *d, int sock,
+                                  pid_t parent)
 {
     char file[HV_PATH_MAX + 8], bitmap[PROC_PATH_MAX + 8], pid[16];
     sigset_t none;
@@ -92,8 +95,10 @@ static _Noreturn void exec_nbdkit(const char *plugin, const struct proc_disk *d,
     (void)snprintf(bitmap, sizeof(bitmap), "bitmap=%s", d->bitmap);
     (void)setenv("LISTEN_PID", pid, 1);
     (void)setenv("LISTEN_FDS", "1", 1);
-    (void)execlp("nbdkit", "nbdkit", "-f", "--exit-with-parent", plugin, file, bitmap, (char *)NULL);
-    (void)execl("/usr/sbin/nbdkit", "nbdkit", "-f", "--exit-with-parent", plugin, file, bitmap, (char *)NULL);
+    (void)execlp("nbdkit", "nbdkit", "-f", "--exit-with-parent", plugin, file, bitmap,
+                 (char *)NULL);
+    (void)execl("/usr/sbin/nbdkit", "nbdkit", "-f", "--exit-with-parent", plugin, file, bitmap,
+                (char *)NULL);
     _exit(127);
 }
 
@@ -121,7 +126,8 @@ static int nbd_failed(struct err *err, const struct proc_disk *d)
 {
     int code = nbd_get_errno();
 
-    return err_set(err, code ? -code : -EIO, "nbdkit could not serve %s: %s", d->path, nbd_get_error());
+    return err_set(err, code ? -code : -EIO, "nbdkit could not serve %s: %s", d->path,
+                   nbd_get_error());
 }
 
 static int connect_server(struct proc_disk *d, struct err *err)
@@ -146,7 +152,8 @@ static int connect_server(struct proc_disk *d, struct err *err)
 /* Octets that have a meaning in a URI are written as %XX. */
 static int make_uri(struct proc_disk *d, struct err *err)
 {
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~/";
+    static const char plain[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~/";
     size_t used = (size_t)snprintf(d->uri, sizeof(d->uri), "nbd+unix:///?socket=");
 
     for (const char *p = d->socket; *p; p++) {
@@ -161,7 +168,8 @@ static int make_uri(struct proc_disk *d, struct err *err)
     return 0;
 }
 
-int proc_disk_open(struct proc_disk *d, unsigned int index, const char *path, const char *dir, struct err *err)
+int proc_disk_open(struct proc_disk *d, unsigned int index, const char *path, const char *dir,
+                   struct err *err)
 {
     CLEANUP_FREE char *full = realpath(path, NULL);
     int r;

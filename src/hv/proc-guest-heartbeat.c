@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Answers heartbeats (guest-heartbeat.h) as long as the guest runs. The port is closed while it does not: its copy on the same
- * machine may need it. */
+/* Answers heartbeats (guest-heartbeat.h) as long as the guest runs. The port is closed while it
+ * does not: its copy on the same machine may need it. */
 #include "hv/proc-guest-priv.h"
 
 #include "base/bytes.h"
@@ -30,7 +30,8 @@ static void answer(struct proc_heartbeat *h)
     uint8_t message[GUEST_HEARTBEAT_ANSWER];
     struct sockaddr_in peer;
     socklen_t peer_size = sizeof(peer);
-    ssize_t n = recvfrom(h->sock, message, sizeof(message), MSG_DONTWAIT, (struct sockaddr *)&peer, &peer_size);
+    ssize_t n = recvfrom(h->sock, message, sizeof(message), MSG_DONTWAIT, (struct sockaddr *)&peer,
+                         &peer_size);
     uint64_t count;
 
     if (n != GUEST_HEARTBEAT_REQUEST || memcmp(message, GUEST_HEARTBEAT_MAGIC, 8) != 0)
@@ -39,7 +40,8 @@ static void answer(struct proc_heartbeat *h)
     count = guest_load_heartbeat(h->load);
     (void)pthread_mutex_unlock(&h->lock);
     put_be64(message + GUEST_HEARTBEAT_REQUEST, count);
-    (void)!sendto(h->sock, message, sizeof(message), MSG_DONTWAIT, (const struct sockaddr *)&peer, peer_size);
+    (void)!sendto(h->sock, message, sizeof(message), MSG_DONTWAIT, (const struct sockaddr *)&peer,
+                  peer_size);
 }
 
 static void *serve(void *opaque)
@@ -58,9 +60,8 @@ static void *serve(void *opaque)
 
 static int bind_port(struct proc_heartbeat *h, uint16_t port)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_port = htons(port),
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof(address);
 
     if (bind(h->sock, (const struct sockaddr *)&address, size) < 0 ||
@@ -79,7 +80,8 @@ static void close_fds(struct proc_heartbeat *h)
     h->sock = h->wake = -1;
 }
 
-int proc_heartbeat_start(struct proc_heartbeat *h, struct guest_load *load, uint16_t port, struct err *err)
+int proc_heartbeat_start(struct proc_heartbeat *h, struct guest_load *load, uint16_t port,
+                         struct err *err)
 {
     int r;
 
@@ -90,7 +92,8 @@ int proc_heartbeat_start(struct proc_heartbeat *h, struct guest_load *load, uint
     h->wake = eventfd(0, EFD_CLOEXEC);
     r = h->sock < 0 || h->wake < 0 ? -errno : bind_port(h, port);
     if (r == -EADDRINUSE && port) {
-        log_warn("hv.heartbeat", "UDP port %u is taken: heartbeats are answered at another one", port);
+        log_warn("hv.heartbeat", "UDP port %u is taken: heartbeats are answered at another one",
+                 port);
         r = bind_port(h, 0);
     }
     if (r == 0)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Names of embedded guests are names of sockets in RUN/guests. A name belongs to who listens there: a socket that nobody
- * answers at was left by a guest that was killed, and is removed. */
+/* Names of embedded guests are names of sockets in RUN/guests. A name belongs to who listens there:
+ * a socket that nobody answers at was left by a guest that was killed, and is removed. */
 #include "hv/proc-guest-priv.h"
 
 #include "base/cleanup.h"
@@ -43,9 +43,11 @@ int proc_name_check(const char *name, struct err *err)
     size_t good = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");
 
     if (!*name || name[good] || *name == '.' || *name == '-')
-        return err_set(err, -EINVAL, "'%s' is no name for a guest: letters, digits, '.', '_' and '-'", name);
+        return err_set(err, -EINVAL,
+                       "'%s' is no name for a guest: letters, digits, '.', '_' and '-'", name);
     if (strlen(name) > PROC_GUEST_NAME_MAX)
-        return err_set(err, -EINVAL, "'%s' is longer than %d characters", name, PROC_GUEST_NAME_MAX);
+        return err_set(err, -EINVAL, "'%s' is longer than %d characters", name,
+                       PROC_GUEST_NAME_MAX);
     return 0;
 }
 
@@ -54,8 +56,9 @@ static void address_of(int dir, const char *name, struct sockaddr_un *ret)
 {
     memset(ret, 0, sizeof(*ret));
     ret->sun_family = AF_UNIX;
-    (void)snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%u/%.*s.sock", (unsigned int)dir % 1000000,
-                   PROC_GUEST_NAME_MAX + (int)sizeof(PROC_INCOMING), name);
+    (void)snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%u/%.*s.sock",
+                   (unsigned int)dir % 1000000, PROC_GUEST_NAME_MAX + (int)sizeof(PROC_INCOMING),
+                   name);
 }
 
 static int connect_at(int dir, const char *name, int *ret_sock)
@@ -192,6 +195,7 @@ static void sweep(const char *guests)
 
 int proc_dir_make(char *ret_path, size_t size, struct err *err)
 {
+    CLEANUP_FREE char *full = NULL;
     char guests[PROC_PATH_MAX];
     int r;
 
@@ -201,5 +205,12 @@ int proc_dir_make(char *ret_path, size_t size, struct err *err)
     if (r < 0 || (size_t)r >= size)
         return err_set(err, -ENAMETOOLONG, "XMOTION_RUN_DIR is too long");
     r = dir_make(ret_path);
-    return r < 0 ? err_errno(err, r, "%s", ret_path) : 0;
+    if (r == 0 && !(full = realpath(ret_path, NULL))) /* others will look for what is in it */
+        r = -errno;
+    if (r == 0 && strlen(full) >= size)
+        r = -ENAMETOOLONG;
+    if (r < 0)
+        return err_errno(err, r, "%s", ret_path);
+    strcpy(ret_path, full);
+    return 0;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What an embedded guest can be told, and the states it goes through:
  *
- *   source:  RUNNING -> SUSPENDED -> SET_ASIDE -> OVER      resume leads back to RUNNING from each but the last
- *   target:  EMPTY -> BUILDING -> BUILT -> RUNNING          OVER from each
+ *   source:  RUNNING -> SUSPENDED -> SET_ASIDE -> OVER      resume leads back to RUNNING from each
+ * but the last target:  EMPTY -> BUILDING -> BUILT -> RUNNING          OVER from each
  */
 #include "hv/proc-guest-priv.h"
 
@@ -19,7 +19,8 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 
-#define RATE_MAX (INT64_C(1) << 40) /* octets a second, of a configuration that came from elsewhere */
+#define RATE_MAX                                                                                   \
+    (INT64_C(1) << 40) /* octets a second, of a configuration that came from elsewhere */
 
 static const char *const state_names[PROC_STATE_COUNT] = {
     "empty", "building", "built", "running", "suspended", "set aside", "over",
@@ -71,8 +72,8 @@ void proc_guest_finish(struct proc_guest *g)
 static int make_ram(struct proc_guest *g, uint64_t size, struct err *err)
 {
     if (!size || size % PROC_PAGE)
-        return err_set(err, -EINVAL, "a guest's memory must be a multiple of %u octets, not %llu", PROC_PAGE,
-                       (unsigned long long)size);
+        return err_set(err, -EINVAL, "a guest's memory must be a multiple of %u octets, not %llu",
+                       PROC_PAGE, (unsigned long long)size);
     g->ram_fd = memfd_create("xmotion-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (g->ram_fd < 0 || ftruncate(g->ram_fd, (off_t)size) < 0 ||
         fcntl(g->ram_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
@@ -86,17 +87,30 @@ static int make_ram(struct proc_guest *g, uint64_t size, struct err *err)
     return 0;
 }
 
-static int open_disks(struct proc_guest *g, const char *const *paths, unsigned int count, struct err *err)
+/* What is no UTF-8 cannot be told in JSON. */
+static int check_text(const char *path, struct err *err)
+{
+    json_t *text = json_string(path);
+
+    json_decref(text);
+    return text ? 0 : err_set(err, -EILSEQ, "the path of a disk must be UTF-8");
+}
+
+static int open_disks(struct proc_guest *g, const char *const *paths, unsigned int count,
+                      struct err *err)
 {
     int r;
 
     if (count > GUEST_LOAD_DISKS_MAX)
-        return err_set(err, -EINVAL, "an embedded guest has %d disks at most", GUEST_LOAD_DISKS_MAX);
+        return err_set(err, -EINVAL, "an embedded guest has %d disks at most",
+                       GUEST_LOAD_DISKS_MAX);
     r = proc_dir_make(g->dir, sizeof(g->dir), err);
     for (unsigned int i = 0; r == 0 && i < count; i++) {
         struct guest_load_disk *disk = &g->load_config.disks[i];
 
-        r = proc_disk_open(&g->disks[i], i, paths[i], g->dir, err);
+        r = check_text(paths[i], err);
+        if (r == 0)
+            r = proc_disk_open(&g->disks[i], i, paths[i], g->dir, err);
         if (r < 0)
             break;
         g->load_config.disk_count = i + 1;
@@ -117,8 +131,9 @@ static void make_uuid(char *ret)
         log_warn("hv.guest", "no random numbers: the guest's UUID is none");
     b[6] = (uint8_t)((b[6] & 0x0f) | 0x40);
     b[8] = (uint8_t)((b[8] & 0x3f) | 0x80);
-    (void)snprintf(ret, 40, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1], b[2],
-                   b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+    (void)snprintf(ret, 40, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
+                   b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12],
+                   b[13], b[14], b[15]);
 }
 
 static int open_load(struct proc_guest *g, struct err *err)
@@ -172,8 +187,10 @@ int proc_guest_create(struct proc_guest *g, const struct proc_guest_config *conf
         return r;
     r = guest_load_format(g->ram, g->ram_size, &g->load_config);
     if (r < 0)
-        return err_set(err, r, "%llu octets of memory are too few for these disks, or a disk is smaller than 256 KiB",
-                       (unsigned long long)g->ram_size);
+        return err_set(
+            err, r,
+            "%llu octets of memory are too few for these disks, or a disk is smaller than 256 KiB",
+            (unsigned long long)g->ram_size);
     r = open_load(g, err);
     if (r == 0)
         r = take_name(g, g->name, err);
@@ -189,7 +206,8 @@ static uint64_t config_number(const json_t *config, const char *key, json_int_t 
     return n < 0 || n > most ? 0 : (uint64_t)n;
 }
 
-int proc_guest_build(struct proc_guest *g, const struct hv_guest *guest, const char *const *paths, struct err *err)
+int proc_guest_build(struct proc_guest *g, const struct hv_guest *guest, const char *const *paths,
+                     struct err *err)
 {
     char name[HV_NAME_MAX];
     int r;
@@ -298,7 +316,8 @@ int proc_guest_resume(struct proc_guest *g, struct err *err)
         return err_set(err, -EINVAL, "the guest is %s", proc_state_name(g->state));
     r = change_name(g, g->name, err);
     if (r < 0)
-        return err_prefix(err, r, "the guest stays %s as '%s'", proc_state_name(g->state), g->listed);
+        return err_prefix(err, r, "the guest stays %s as '%s'", proc_state_name(g->state),
+                          g->listed);
     return let_run(g, err);
 }
 

@@ -35,6 +35,7 @@
 #define LIBXC_CHECKPOINT        0x0eu
 #define LIBXC_CHECKPOINT_DIRTY  0x0fu
 
+#define PAGE_TYPE_HOLE     0xfu /* XEN_DOMCTL_PFINFO_XTAB */
 #define RECORD_HEADER_SIZE 8u
 #define RECORD_OPTIONAL    0x80000000u
 #define PAGES_HEADER_SIZE  8u
@@ -112,10 +113,10 @@ static int pass_record(struct reader *r, struct err *err)
     return r->ops->octets(r->data, r->buffer, RECORD_HEADER_SIZE + ((size_t)r->length + 7) / 8 * 8, err);
 }
 
-/* Checks the entries of a PAGE_DATA record; *ret_data: how many of them carry a page. */
-static int check_entries(const uint8_t *entries, uint32_t count, uint32_t *ret_data, struct err *err)
+/* Checks the entries of a PAGE_DATA record; *ret_data: how many of them carry a page, *ret_holes: how many are holes. */
+static int check_entries(const uint8_t *entries, uint32_t count, uint32_t *ret_data, uint32_t *ret_holes, struct err *err)
 {
-    uint32_t data = 0;
+    uint32_t data = 0, holes = 0;
 
     for (uint32_t i = 0; i < count; i++) {
         uint64_t entry = get_le64(entries + 8 * (size_t)i);
@@ -126,15 +127,17 @@ static int check_entries(const uint8_t *entries, uint32_t count, uint32_t *ret_d
         if (type >= 5 && type <= 8)
             return err_set(err, -EPROTO, "page entry 0x%llx is of no known type", (unsigned long long)entry);
         data += wire_pfn_has_data(entry);
+        holes += type == PAGE_TYPE_HOLE;
     }
     *ret_data = data;
+    *ret_holes = holes;
     return 0;
 }
 
 static int take_pages(struct reader *r, struct err *err)
 {
     const uint8_t *body = r->buffer + RECORD_HEADER_SIZE;
-    uint32_t count, data = 0;
+    uint32_t count, data = 0, holes = 0;
     size_t expected;
     int rc;
 
@@ -145,12 +148,15 @@ static int take_pages(struct reader *r, struct err *err)
         return err_set(err, -EPROTO, "PAGE_DATA of %u pages, expected 1 to %u", count, LIBXC_PAGES_MAX);
     if (r->length < PAGES_HEADER_SIZE + 8 * count)
         return err_set(err, -EPROTO, "PAGE_DATA of %u octets cannot hold %u entries", r->length, count);
-    rc = check_entries(body + PAGES_HEADER_SIZE, count, &data, err);
+    rc = check_entries(body + PAGES_HEADER_SIZE, count, &data, &holes, err);
     if (rc)
         return rc;
     expected = PAGES_HEADER_SIZE + 8 * (size_t)count + (size_t)data * WIRE_PAGE_SIZE;
     if (r->length != expected)
         return err_set(err, -EPROTO, "PAGE_DATA has %u octets, its %u entries need %zu", r->length, count, expected);
+    /* The restorer does nothing for a hole, and the first round of an HVM guest is holes for the most part. */
+    if (holes == count)
+        return 0;
     /* The record header before it keeps the entries aligned. */
     return r->ops->pages(r->data, (const uint64_t *)(const void *)(body + PAGES_HEADER_SIZE), count,
                          body + PAGES_HEADER_SIZE + 8 * (size_t)count, err);

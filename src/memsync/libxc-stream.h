@@ -18,7 +18,7 @@
 #define LIBXC_PAGES_MAX   1024u /* pages of one PAGE_DATA record (MAX_BATCH_SIZE) */
 
 struct libxc_reader_ops {
-    /* One PAGE_DATA record: `entries` as in the stream (PFN and type), `pages` the data of those that carry some, in order. The
+    /* One PAGE_DATA record that is not all holes: `entries` as in the stream (PFN and type), `pages` the data of those that carry some, in order. The
      * memory is good until the callback returns. */
     int (*pages)(void *data, const uint64_t *entries, uint32_t count, const uint8_t *pages, struct err *err);
     /* Everything else: octets to be passed on in order, whole records (headers, padding included). */

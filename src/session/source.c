@@ -97,14 +97,14 @@ static int peer_failed(const struct source *s, const json_t *message, struct err
     return r;
 }
 
-/* A reply is kept for whoever waits for it; there is never more than one under way. */
+/* A reply is kept for whoever waits for it, and nothing is read past it: the peer may close when it has answered. */
 static int serve_control(struct source *s, struct err *err)
 {
     struct record record;
     json_t *message;
     int r = control_work(&s->control, err);
 
-    while (r == 0) {
+    while (r == 0 && !s->reply) {
         r = control_next(&s->control, &record, err);
         if (r < 0)
             break;
@@ -115,11 +115,6 @@ static int serve_control(struct source *s, struct err *err)
             r = peer_failed(s, message, err);
             json_decref(message);
             return r;
-        }
-        if (s->reply) {
-            json_decref(message);
-            return err_set(err, -EPROTO, "%s sent %s out of turn", s->config->address,
-                           wire_type_name((uint16_t)record.type));
         }
         s->reply = message;
         s->reply_type = record.type;

@@ -9,7 +9,8 @@ set -u
 bad() {
     local codes=$1 code=0
     shift
-    on a "$@" > "$WORK/bad.out" 2> "$WORK/bad.err" < /dev/null || code=$?
+    XMOTION_STATE_DIR="$WORK/a/state" XMOTION_RUN_DIR="$WORK/a/run" timeout -k 5 30 "$XMOTION" "$@" \
+        > "$WORK/bad.out" 2> "$WORK/bad.err" < /dev/null || code=$?
     [[ $code =~ ^($codes)$ ]] || { echo "exit code $code, expected $codes: $(cat "$WORK/bad.err")"; return 1; }
     one_sentence "$WORK/bad.err" && nothing_left b
 }
@@ -51,7 +52,6 @@ nothing_left() {
 
 usage=2
 refused='1|2|3'
-check 'no command' bad $usage
 check 'unknown command' bad $usage teleport
 check 'unknown option' bad $usage send proc:g "$B" --sr "$SR" --fast
 check 'no guest' bad $usage send
@@ -67,16 +67,16 @@ for value in 0 65 -1 two 4x; do
 done
 check '--compress lzo' bad $usage send proc:g "$B" --sr "$SR" --compress lzo
 check '--on-timeout sulk' bad $usage send proc:g "$B" --sr "$SR" --on-timeout sulk
-check '--sr floppy:1' bad $usage send proc:g "$B" --sr floppy:1
-check '--sr without a name' bad $usage send proc:g "$B" --sr dir:
+check '--sr floppy:1' bad "$refused" send proc:g "$B" --sr floppy:1
+check '--sr without a name' bad "$refused" send proc:g "$B" --sr dir:
 check '--disk without a path' bad $usage send proc:g "$B" --disk disk0
 check '--ca alone' bad $usage send proc:g "$B" --sr "$SR" --ca /dev/null
 check 'a port that is none' bad "$refused" send proc:g 127.0.0.1:99999 --sr "$SR"
-check 'recv: an address that is none' bad $usage recv --listen 127.0.0.1:port
+check 'recv: an address that is none' bad "$refused" recv --listen 127.0.0.1:port
 check 'recv: an SR that is not there' bad "$refused" recv --listen 127.0.0.1:0 --sr "dir:$WORK/none"
 check 'recv: a port that is taken' bad "$refused" recv --listen "$B" --sr "dir:$WORK/a/sr"
 check 'authorize: not a fingerprint' bad $usage authorize SHA256:xyz
-check 'guest run: no memory for it' bad "$refused" guest run x --memory 1M --disk "$WORK/a/x.img:1G"
+check 'guest run: no memory for it' bad "$refused" guest run x --memory 64K --disk "$WORK/a/x.img:1G"
 check 'guest verify: unknown' bad "$refused" guest verify nobody
 check 'cancel: unknown' bad "$refused" cancel nobody
 

@@ -291,18 +291,15 @@ void writers_start(struct writers *w, const char *device, uint64_t seed, unsigne
         errx(2, "memory");
     choose_windows(w);
     w->thread_count = MIN(WRITERS + discarders, WRITERS_MAX);
-    /* Discards are merged when one of them heads the queue: the deep queue of writes stays away. */
-    for (unsigned int i = discarders ? PLAIN : QUEUED; i < w->thread_count; i++)
+    for (unsigned int i = 0; i < w->thread_count; i++)
         thread_start(w, i);
 }
 
 void writers_stop(struct writers *w)
 {
     __atomic_store_n(&w->stop, true, __ATOMIC_RELAXED);
-    for (unsigned int i = 0; i < w->thread_count; i++) {
-        if (w->threads[i])
-            (void)pthread_join(w->threads[i], NULL);
-    }
+    for (unsigned int i = 0; i < w->thread_count; i++)
+        (void)pthread_join(w->threads[i], NULL);
 }
 
 void writers_finish(struct writers *w)

@@ -212,6 +212,26 @@ START_TEST(reading_stops_at_the_end)
 }
 END_TEST
 
+START_TEST(records_of_holes_are_left_out)
+{
+    struct copier c = {.fail_after = -1};
+    uint8_t *body;
+    size_t whole;
+
+    add_headers(&made, 2, true);
+    whole = made.length;
+    body = add_record(&made, 1, 8 + 8 * 100, 0);
+    put_le32(body, 100);
+    for (uint32_t i = 0; i < 100; i++)
+        put_le64(body + 8 + 8 * (size_t)i, UINT64_C(0xf) << 60 | i);
+    add_record(&made, 0, 0, 0);
+    ck_assert_int_eq(copy(&made, made.length, true, &c, NULL), 0);
+    ck_assert_uint_eq(c.page_records, 0);
+    ck_assert_uint_eq((uint64_t)lseek(c.fd, 0, SEEK_END), whole + 8);
+    close(c.fd);
+}
+END_TEST
+
 START_TEST(truncated_anywhere_is_refused)
 {
     add_pv(&made);
@@ -333,6 +353,6 @@ START_TEST(a_full_record_of_zeroes_and_data_is_written)
 }
 END_TEST
 
-UNIT_MAIN("libxc-stream", streams_come_out_as_they_went_in, reading_stops_at_the_end, truncated_anywhere_is_refused,
+UNIT_MAIN("libxc-stream", streams_come_out_as_they_went_in, reading_stops_at_the_end, records_of_holes_are_left_out, truncated_anywhere_is_refused,
           wrong_headers_are_refused, checkpoints_are_refused, oversize_is_refused_before_it_is_read,
           wrong_page_records_are_refused, a_callback_ends_the_reading, a_full_record_of_zeroes_and_data_is_written)

@@ -21,7 +21,9 @@
 #include <unistd.h>
 
 static const char *die_at = "";
-static uint64_t zero;
+static uint64_t began, zero;
+
+static struct hv_source *given_back_on_failure;
 
 static void stage(const char *name)
 {
@@ -37,12 +39,23 @@ static void tell_time(const char *what)
     fflush(stdout);
 }
 
+static void __attribute__((noreturn)) give_back_and_end(void)
+{
+    struct hv_source *s = given_back_on_failure;
+    struct err err = {0};
+
+    given_back_on_failure = NULL;
+    if (s)
+        printf("resume: %s\n", s->ops->resume(s, &err) ? err.text : "ok");
+    exit(EXIT_FAILURE);
+}
+
 static void need(int rc, const struct err *err, const char *what)
 {
     if (!rc)
         return;
     printf("failed %s: %s (%d)\n", what, err->text, rc);
-    exit(EXIT_FAILURE);
+    give_back_and_end();
 }
 
 /* Control messages: one JSON text a line. */
@@ -61,7 +74,7 @@ static json_t *hear(FILE *control)
 
     if (!message) {
         printf("failed: the other side is gone\n");
-        exit(EXIT_FAILURE);
+        give_back_and_end();
     }
     return message;
 }
@@ -196,8 +209,10 @@ static void source_until(struct hv_source *s, enum hv_event_kind wanted, unsigne
         }
         need(rc, &err, "next_event");
         if (event.kind == HV_POLICY) {
-            printf("policy %u %s dirty %lld written %llu\n", event.iteration, event.before_round ? "before" : "after",
+            printf("%.1f s: policy %u %s dirty %lld written %llu\n",
+                   (double)(clock_now() - began) / 1e9, event.iteration, event.before_round ? "before" : "after",
                    (long long)event.dirty_pages, (unsigned long long)event.total_written);
+            fflush(stdout);
             stage("policy");
             if (!event.before_round)
                 clock_sleep(300 * NS_PER_MS);
@@ -224,6 +239,7 @@ static void source_hand_over(struct hv_source *s, FILE *control)
     tell_time("aside");
     stage("aside");
     say_word(control, "go");
+    given_back_on_failure = NULL; /* GO is sent */
     if (!hear_word(control, "running"))
         exit(EXIT_FAILURE);
     tell_time("running");
@@ -268,6 +284,7 @@ static int run_source(char **argv, bool give_back)
     say(control, hv_guest_to_json(s->ops->guest(s)));
     if (!hear_word(control, "ready"))
         return EXIT_FAILURE;
+    given_back_on_failure = s;
     need(s->ops->memory_begin(s, &relay.from, NULL, &err), &err, "memory_begin");
     pthread_create(&thread, NULL, relay_parsed, &relay);
     source_until(s, HV_SUSPENDED, (unsigned int)atoi(argv[3]));
@@ -285,6 +302,17 @@ static int run_source(char **argv, bool give_back)
         source_take_back(s, control);
     else
         source_hand_over(s, control);
+    s->ops->close(s);
+    return EXIT_SUCCESS;
+}
+
+static int run_resume(const char *guest)
+{
+    struct hv_source *s;
+    struct err err = {0};
+
+    need(hv_source_open_xen(&s, guest, &err), &err, "open");
+    need(s->ops->resume(s, &err), &err, "resume");
     s->ops->close(s);
     return EXIT_SUCCESS;
 }
@@ -353,6 +381,7 @@ int main(int argc, char **argv)
     int used = 1;
 
     signal(SIGPIPE, SIG_IGN);
+    began = clock_now();
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--give-back"))
             give_back = true;
@@ -364,6 +393,8 @@ int main(int argc, char **argv)
     argv[used] = NULL;
     if (used >= 3 && !strcmp(argv[1], "source"))
         return run_source(argv + 2, give_back);
+    if (used >= 3 && !strcmp(argv[1], "resume"))
+        return run_resume(argv[2]);
     if (used >= 3 && !strcmp(argv[1], "target"))
         return run_target(atoi(argv[2]), (const char *const *)argv + 3);
     fprintf(stderr, "usage: see the top of tests/xen/hv-try.c\n");

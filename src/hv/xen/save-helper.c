@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "hv/agent.h"
+#include "hv/xen/page-types.h"
 #include "hv/xen/save-message.h"
 
 #include <fcntl.h>
@@ -184,10 +185,12 @@ log_to_libxl(struct xentoollog_logger *logger, xentoollog_level level, int errnu
     save_message_log(level, errnum, context, text);
 }
 
-static void progress_to_libxl(struct xentoollog_logger *logger, const char *context, const char *what, int percent,
-                              unsigned long done, unsigned long total)
+static void log_spared(void)
 {
-    save_message_progress(context, what, done, total);
+    char text[80];
+
+    (void)snprintf(text, sizeof(text), "%llu PFNs were known to be a hole", (unsigned long long)page_types_spared());
+    save_message_log(XTL_INFO, -1, "xmotion-save-helper", text);
 }
 
 static void destroy_logger(struct xentoollog_logger *logger)
@@ -218,7 +221,8 @@ static int resume_orphan(void)
 /* argv: --save-domain STREAM_FD RECEIVE_FD DOMID FLAGS CALLBACKS STREAM_TYPE */
 static int save(char **argv)
 {
-    static struct xentoollog_logger logger = {log_to_libxl, progress_to_libxl, destroy_logger};
+    /* No progress: nobody shows it, and a message every 4 MiB wakes libxl. */
+    static struct xentoollog_logger logger = {.vmessage = log_to_libxl, .destroy = destroy_logger};
     struct save_callbacks callbacks = {.suspend = suspend, .precopy_policy = ask_policy};
     uint32_t offered = (uint32_t)strtoul(argv[6], NULL, 10);
     xc_interface *xch;
@@ -234,9 +238,11 @@ static int save(char **argv)
         return EXIT_FAILURE;
     }
     tell_controller(json_pack("{s:i}", "hello", (int)getpid()));
+    page_types_begin(xch, domid);
     r = xc_domain_save(xch, stream_fd, domid, (uint32_t)strtoul(argv[5], NULL, 10), &callbacks,
                        (xc_stream_type_t)strtoul(argv[7], NULL, 10), atoi(argv[3]));
     errnum = r ? errno : 0;
+    log_spared();
     (void)save_message_complete(r, errnum, 0);
     xc_interface_close(xch);
     return save_message_libxl_gone() && suspended ? resume_orphan() : EXIT_SUCCESS;

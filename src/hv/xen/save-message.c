@@ -77,18 +77,6 @@ void save_message_log(uint32_t level, int errnum, const char *context, const cha
     tell(&m);
 }
 
-void save_message_progress(const char *context, const char *what, unsigned long done, unsigned long total)
-{
-    struct message m;
-
-    begin(&m, SAVE_PROGRESS);
-    put_string(&m, context);
-    put_string(&m, what);
-    put(&m, &done, sizeof(done));
-    put(&m, &total, sizeof(total));
-    tell(&m);
-}
-
 int save_message_suspend(int gone)
 {
     struct message m;

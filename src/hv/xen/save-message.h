@@ -12,7 +12,6 @@
 
 enum save_message {
     SAVE_LOG = 1,
-    SAVE_PROGRESS = 2,
     SAVE_SUSPEND = 3,
     SAVE_SWITCH_QEMU_LOGDIRTY = 7,
     SAVE_COMPLETE = 10,
@@ -22,7 +21,6 @@ enum save_message {
 #define SAVE_CALLBACK_BIT(message) (1u << (message))
 
 void save_message_log(uint32_t level, int errnum, const char *context, const char *text);
-void save_message_progress(const char *context, const char *what, unsigned long done, unsigned long total);
 
 /* These ask and wait. Once libxl is gone they return `gone` at once, so that libxenguest's way out is not blocked. */
 int save_message_suspend(int gone);

@@ -100,6 +100,7 @@ static int do_describe(struct agent *a, const json_t *request, json_t *reply, st
     agent_log_open(a->name);
     xen_source_watch(a);
     json_object_set_new(reply, "guest", described);
+    json_object_set_new(reply, "domid", json_integer(a->domid));
     return 0;
 }
 
@@ -215,6 +216,8 @@ static int give_up(struct agent *a)
         rc = xen_target_destroy(a, &err);
     else if (domid_set(a) && !a->aside && !a->destroyed)
         rc = xen_resume(a, &err);
+    if (a->aside && !a->destroyed)
+        log_line("domain %u stays suspended as %s" MOVED_SUFFIX ": the target may run the guest", a->domid, a->name);
     if (rc)
         log_line("%s", err.text);
     if (a->resumed && a->had_monitor) {

@@ -94,6 +94,11 @@ int xen_disks(struct agent *a, json_t **ret, struct err *err);
 int xen_guard(const libxl_domain_config *config, struct err *err);
 int xen_guard_disk(const libxl_device_disk *disk, struct err *err);
 
+/* xen-memory.c */
+int xen_memory_check(struct agent *a, libxl_domain_config *config, struct err *err);
+/* Makes dom0 give up what is missing. Takes up to 20 s. */
+int xen_memory_free(struct agent *a, libxl_domain_config *config, struct err *err);
+
 /* xen-cpu.c */
 int xen_cpu_get(struct agent *a, json_t **ret, struct err *err);
 /* Whether a guest with this CPU policy can run here. */

@@ -44,25 +44,6 @@ static int check_uuid(struct agent *a, const libxl_uuid *uuid, struct err *err)
     return rc;
 }
 
-static int check_memory(struct agent *a, libxl_domain_config *config, struct err *err)
-{
-    uint64_t need = 0, available = 0;
-    int rc;
-
-    libxl_complaint_clear();
-    rc = libxl_domain_need_memory(a->ctx, config, (uint32_t)INVALID_DOMID, &need);
-    if (!rc)
-        rc = libxl_get_free_memory(a->ctx, &available);
-    if (rc)
-        return err_libxl(err, -EIO, rc, "asking for this host's free memory");
-    if (available < need)
-        return err_set(err, -ENOMEM,
-                       "the guest needs %llu MiB and Xen has %llu MiB free here: take some from dom0 (xl mem-set 0 ...) or "
-                       "from another guest",
-                       (unsigned long long)((need + 1023) / 1024), (unsigned long long)(available / 1024));
-    return 0;
-}
-
 static int check_nic(const libxl_device_nic *nic, struct err *err)
 {
     char path[200];
@@ -132,7 +113,7 @@ static int check_config(struct agent *a, libxl_domain_config *config, const json
         rc = check_uuid(a, &config->c_info.uuid, err);
     for (int i = 0; i < config->num_nics && !rc; i++)
         rc = check_nic(&config->nics[i], err);
-    return rc ? rc : check_memory(a, config, err);
+    return rc ? rc : xen_memory_check(a, config, err);
 }
 
 static int check_names(struct agent *a, const char *name, struct err *err)

@@ -50,6 +50,16 @@ static void list_names(struct agent *a, char *text, size_t size)
         libxl_dominfo_list_free(list, count);
 }
 
+static bool strip_suffix(char *name, const char *suffix)
+{
+    size_t length = strlen(name), cut = strlen(suffix);
+
+    if (length <= cut || strcmp(name + length - cut, suffix))
+        return false;
+    name[length - cut] = '\0';
+    return true;
+}
+
 static int find_domain(struct agent *a, const char *guest, struct err *err)
 {
     char names[300], *name;
@@ -65,6 +75,7 @@ static int find_domain(struct agent *a, const char *guest, struct err *err)
     (void)snprintf(a->name, sizeof(a->name), "%s", name);
     a->domid = domid;
     free(name);
+    a->aside = strip_suffix(a->name, MOVED_SUFFIX); /* what a migration left: it can be resumed or destroyed */
     return xen_name_check(a->name, err);
 }
 

@@ -120,6 +120,9 @@ int xen_restore_begin(struct agent *a, const json_t *request, int *stream, struc
     if (rc)
         return rc;
     agent_log_open(a->name);
+    rc = xen_memory_free(a, &a->config, err);
+    if (rc)
+        return rc;
     stream_in = take_fd(stream);
     a->stream_ns = 0;
     a->stream_watch = fcntl(stream_in, F_DUPFD_CLOEXEC, 0);

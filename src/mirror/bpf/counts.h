@@ -26,9 +26,15 @@ struct tracker_target {
     __u32 padding;
 };
 
+/* As the kernel's own counters have it: all that changes data but discards is a write. */
+struct tracker_sectors {
+    __u64 written;
+    __u64 discarded;
+};
+
 struct tracker_counts {
-    __u64 write_sectors; /* of all that changes data but discards, as the kernel's own counters have it */
-    __u64 discard_sectors;
+    struct tracker_sectors begun; /* request-based: both are one */
+    struct tracker_sectors done;  /* bio-based only */
     __u64 unknown; /* writes that completed and were never seen to begin */
     __u64 pending; /* writes in the map of those in flight */
     __u64 reads;   /* completed, counted while `probing` is set */

@@ -117,7 +117,7 @@ static int load_once(struct programs *p, const struct block_place *place, uint64
 /* What the errno of a failed load means to the reader. */
 static int load_error(int r, struct err *err)
 {
-    if (r == -EPERM || r == -EACCES)
+    if (r == -EPERM) /* -EACCES is the verifier's */
         return err_set(err, -EPERM, "loading BPF programs is not permitted here: it needs root "
                                     "(CAP_BPF and CAP_PERFMON), and a kernel that is not locked "
                                     "down to confidentiality");
@@ -152,7 +152,8 @@ static int map_bitmap(struct programs *p, uint64_t blocks, struct err *err)
     void *words;
 
     len = (len + page - 1) / page * page;
-    words = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(p->kern->maps.bitmap), 0);
+    words = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED,
+                 bpf_map__fd(p->kern->maps.bitmap), 0);
     if (words == MAP_FAILED)
         return err_errno(err, -errno, "cannot map the tracker's bitmap");
     p->words = words;

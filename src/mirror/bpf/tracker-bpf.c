@@ -25,7 +25,11 @@ struct tracker_bpf {
     struct programs programs;
     uint64_t unknown;          /* counts when trust began; growth is poison */
     uint64_t misses;
-    struct block_figures base; /* the kernel's figures less ours, then; constant when nothing is lost */
+    /* The kernel's figures less ours, which never change while nothing is in flight. A kernel counts
+     * a bio when it begins (to 6.3) or when it is done (6.4): one of these is right, and both when
+     * the device was idle once as they were taken. */
+    struct tracker_sectors base_begun;
+    struct tracker_sectors base_done;
     bool audit_failed;
 };
 
@@ -108,39 +112,47 @@ static uint64_t bpf_count(struct tracker *tracker)
     return bitmap_count(&marks);
 }
 
-/* The kernel's figures less ours. A write is in ours before it is in the kernel's, and the kernel's
- * are read first, so that a write under way can make the difference too small, never too large. */
-static int read_difference(const struct tracker_bpf *t, struct block_figures *ret, struct err *err)
+static struct tracker_sectors subtract(const struct block_figures *kernel,
+                                       const struct tracker_sectors *ours)
 {
-    int r;
-
-    r = block_figures_read(&t->place, ret, err);
-    if (r < 0)
-        return r;
-    ret->written -= load(&t->programs.counts->write_sectors);
-    ret->discarded -= load(&t->programs.counts->discard_sectors);
-    return 0;
+    return (struct tracker_sectors){.written = kernel->written - load(&ours->written),
+                                    .discarded = kernel->discarded - load(&ours->discarded)};
 }
 
-/* The greater of two differences, which may be negative. */
-static void raise(uint64_t *base, uint64_t seen)
+/* The greater (or the lesser) of two differences, which may be negative. */
+static void keep(__u64 *base, __u64 seen, bool greater)
 {
-    if ((int64_t)(seen - *base) > 0)
+    int64_t growth = (int64_t)(seen - *base);
+
+    if (greater ? growth > 0 : growth < 0)
         *base = seen;
 }
 
+/* A write is in our count of the begun before it is in the kernel's, and the kernel's is read first
+ * here: what is under way makes the difference too small, never too large. The kernel counts what is
+ * done before we do, and our count of it is read first: there it is the other way round. */
 static int sample_base(struct tracker_bpf *t, bool first, struct err *err)
 {
-    struct block_figures seen;
+    const struct tracker_counts *counts = t->programs.counts;
+    struct tracker_sectors begun;
+    struct tracker_sectors done = {.written = load(&counts->done.written),
+                                   .discarded = load(&counts->done.discarded)};
+    struct block_figures kernel;
     int r;
 
-    r = read_difference(t, &seen, err);
+    r = block_figures_read(&t->place, &kernel, err);
     if (r < 0)
         return r;
-    if (first)
-        t->base = seen;
-    raise(&t->base.written, seen.written);
-    raise(&t->base.discarded, seen.discarded);
+    begun = subtract(&kernel, &counts->begun);
+    done = subtract(&kernel, &done);
+    if (first) {
+        t->base_begun = begun;
+        t->base_done = done;
+    }
+    keep(&t->base_begun.written, begun.written, true);
+    keep(&t->base_begun.discarded, begun.discarded, true);
+    keep(&t->base_done.written, done.written, false);
+    keep(&t->base_done.discarded, done.discarded, false);
     return 0;
 }
 
@@ -159,6 +171,8 @@ static int settle_bios(struct tracker_bpf *t, struct err *err)
         uint64_t now = clock_now();
 
         r = block_writes_in_flight(&t->place, &in_flight, err);
+        if (r == 0)
+            r = sample_base(t, false, err);
         if (r < 0)
             return r;
         if (in_flight == 0 || now - calm > CALM_NS)
@@ -169,9 +183,6 @@ static int settle_bios(struct tracker_bpf *t, struct err *err)
             unknown = load(&t->programs.counts->unknown);
             calm = now;
         }
-        r = sample_base(t, false, err);
-        if (r < 0)
-            return r;
         clock_sleep(NS_PER_MS);
     }
 }
@@ -238,32 +249,45 @@ static int bpf_drain(struct tracker *tracker, uint64_t timeout_ns, struct err *e
     }
 }
 
+static bool same(const struct tracker_sectors *a, const struct tracker_sectors *b)
+{
+    return a->written == b->written && a->discarded == b->discarded;
+}
+
+static int audit_failed(struct tracker_bpf *t, const struct tracker_sectors *now, struct err *err)
+{
+    const struct tracker_sectors *ours = &t->programs.counts->begun;
+
+    t->audit_failed = true;
+    return err_set(err, -EIO, "writes may have gone unseen: of the device's own count of sectors "
+                              "the tracker lacks %" PRId64 " written and %" PRId64 " discarded "
+                              "(it saw %" PRIu64 " and %" PRIu64 ")",
+                   (int64_t)(now->written - t->base_begun.written),
+                   (int64_t)(now->discarded - t->base_begun.discarded),
+                   (uint64_t)load(&ours->written), (uint64_t)load(&ours->discarded));
+}
+
 /* Compares sectors, the only thing that the kernel counts whether our programs run or not. It is
  * looked at a few times: a completion counts on either side a moment apart. */
 static int bpf_audit(struct tracker *tracker, struct err *err)
 {
     struct tracker_bpf *t = self(tracker);
-    struct block_figures now;
+    struct tracker_sectors now = {0};
+    struct block_figures kernel;
     int r;
 
     r = check_poison(t, err);
     for (int i = 0; r == 0 && i < AUDIT_TRIES; i++) {
         if (i > 0)
             clock_sleep(DRAIN_PAUSE_NS);
-        r = read_difference(t, &now, err);
-        if (r == 0 && now.written == t->base.written && now.discarded == t->base.discarded)
+        r = block_figures_read(&t->place, &kernel, err);
+        if (r < 0)
+            return r;
+        now = subtract(&kernel, &t->programs.counts->begun);
+        if (same(&now, &t->base_begun) || (!t->place.request_based && same(&now, &t->base_done)))
             return 0;
     }
-    if (r < 0)
-        return r;
-    t->audit_failed = true;
-    return err_set(err, -EIO, "writes may have gone unseen: of the device's own count of sectors "
-                              "the tracker lacks %" PRId64 " written and %" PRId64 " discarded "
-                              "(it saw %" PRIu64 " and %" PRIu64 ")",
-                   (int64_t)(now.written - t->base.written),
-                   (int64_t)(now.discarded - t->base.discarded),
-                   (uint64_t)load(&t->programs.counts->write_sectors),
-                   (uint64_t)load(&t->programs.counts->discard_sectors));
+    return r < 0 ? r : audit_failed(t, &now, err);
 }
 
 static void bpf_destroy(struct tracker *tracker)

@@ -110,14 +110,15 @@ static bool is_target(const struct gendisk *disk)
 
 /* Counts what the kernel adds to the stat file of what is tracked: a partition's has only what was
  * submitted through the partition, a disk's has everything. */
-static void count(__u32 op, __u64 sectors, const struct block_device *through)
+static void count(struct tracker_sectors *sum, __u32 op, __u64 sectors,
+                  const struct block_device *through)
 {
     if (target.part_dev && through->bd_dev != target.part_dev)
         return;
     if (op == REQ_OP_DISCARD)
-        __sync_fetch_and_add(&counts.discard_sectors, sectors);
+        __sync_fetch_and_add(&sum->discarded, sectors);
     else
-        __sync_fetch_and_add(&counts.write_sectors, sectors);
+        __sync_fetch_and_add(&sum->written, sectors);
 }
 
 static void count_read(void)
@@ -186,7 +187,7 @@ int BPF_PROG(rq_complete, struct request *rq, __u8 error, __u32 octets)
         return 0;
     if (!target.test_submission)
         mark_request(rq, op, octets);
-    count(op, octets >> 9, rq->part);
+    count(&counts.begun, op, octets >> 9, rq->part);
     return 0;
 }
 
@@ -216,7 +217,7 @@ int BPF_PROG(bio_queue, struct bio *bio)
     span.sectors = bio->bi_iter.bi_size >> 9;
     if (missed())
         span.sectors = 0;
-    count(op, span.sectors, bio->bi_bdev);
+    count(&counts.begun, op, span.sectors, bio->bi_bdev);
     r = bpf_map_update_elem(&inflight, &key, &span, BPF_ANY);
     if (r) {
         poison(r == -16 /* EBUSY */ ? POISON_BUSY : POISON_OVERFLOW);
@@ -252,7 +253,8 @@ int BPF_PROG(bio_complete, struct request_queue *q, struct bio *bio)
     }
     if (!target.test_submission)
         mark(span->sector, span->sectors);
-    /* Marked, forgotten, counted: in this order, so that nothing pending means everything marked. */
+    count(&counts.done, op, span->sectors, bio->bi_bdev);
+    /* Marked, forgotten, counted: in this order, so that nothing pending means all is marked. */
     bpf_map_delete_elem(&inflight, &key);
     __sync_fetch_and_sub(&counts.pending, 1);
     return 0;

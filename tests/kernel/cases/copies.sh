@@ -26,7 +26,8 @@ copies() { # ROUNDS TEXT ARGUMENT...
 
 copies 10 'loop device' /dev/loop0
 copies 8 'virtio disk' /dev/fast
-copies 8 'NVMe disk' /dev/nvme
+copies 6 'NVMe disk' /dev/nvme
+copies 2 'NVMe disk, eight more threads of discards' -d 8 /dev/nvme
 copies 8 'partition, its neighbour written too' -n /dev/vdc2 /dev/vdc1
 copies 8 'LV' /dev/mapper/lv
 copies 4 'virtio disk of 250 writes/s' -t 2000 /dev/slow
