@@ -75,6 +75,7 @@ static int skip_holes(struct mirror_source *m, struct err *err)
         if (to <= from)
             return 0;
         bitmap_clear_run(&m->todo, from, to - from);
+        length = MIN(to * TRACKER_GRANULARITY, m->dev->size) - from * TRACKER_GRANULARITY;
         m->stats.zeroes += length;
         m->stats.pass_done += length;
         m->cursor = to;

@@ -5,7 +5,9 @@
 
 int tracker_open(struct tracker **ret, const char *name, struct err *err)
 {
-    return blockdev_is_uri(name) ? tracker_open_nbd(ret, name, err) : tracker_open_bpf(ret, name, err);
+    if (blockdev_is_uri(name))
+        return tracker_open_nbd(ret, name, err);
+    return tracker_open_bpf(ret, name, err);
 }
 
 #if !HAVE_BPF

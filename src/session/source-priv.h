@@ -93,6 +93,9 @@ enum switchover_action source_feed(struct source *s, enum switchover_event event
 /* Any thread: the first failure ends the migration. */
 void source_fail(struct source *s, const struct err *failure);
 
+/* source-end.c: `r` and `err` are how the migration went; acts on it. */
+enum source_outcome source_conclude(struct source *s, int r, struct err *err);
+
 /* source-prepare.c */
 int source_connect(struct source *s, const char *role, struct err *err);
 json_t *source_prepare_message(struct source *s);

@@ -62,6 +62,9 @@ void target_remove_volumes(struct target *t);
 /* Opens the volumes for the data connections. */
 int target_open_disks(struct target *t, struct err *err);
 
+/* target-data.c: ends the data connections; no thread of theirs is inside any more when it returns. */
+void target_end_data(struct target *t);
+
 void target_fail(struct target *t, const struct err *failure);
 
 #endif

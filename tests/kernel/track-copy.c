@@ -27,7 +27,7 @@ enum { EXIT_DIFFERS = 1, EXIT_BROKEN = 2, EXIT_POISONED = 3 };
 
 struct options {
     unsigned int rounds;
-    uint64_t ms;          /* a round, from the end of the first full copy */
+    uint64_t ms;           /* a round, from the end of the first full copy */
     const char *neighbour; /* also written to, and must not be marked */
     const char *command;   /* runs instead of the writers; nothing is known of where it writes */
     unsigned int discarders;
@@ -219,8 +219,7 @@ static void report(const struct options *o, unsigned int round, const struct cop
            "audit %s%s%s\n",
            o->device, round, w->ops, w->errors, w->unsupported, c->passes, bitmap_count(&c->marked),
            v->differ, v->missing, v->extra, v->audit_ok ? "equal" : "not equal",
-           v->poisoned || !v->audit_ok ? ": " : "",
-           v->poisoned || !v->audit_ok ? c->err.text : "");
+           v->poisoned || !v->audit_ok ? ": " : "", v->poisoned || !v->audit_ok ? c->err.text : "");
     (void)fflush(stdout);
 }
 
@@ -364,10 +363,12 @@ static int cmd_passthrough(const struct options *o)
 
 static int usage(void)
 {
-    (void)fprintf(stderr, "usage: track-copy copy [-r ROUNDS] [-t MS] [-n NEIGHBOUR] [-d DISCARDERS] [-x COMMAND] DEVICE\n"
-                          "       track-copy write|track [-t MS] DEVICE\n"
-                          "       track-copy passthrough NVME-DEVICE\n"
-                          "       track-copy programs\n");
+    (void)fprintf(stderr,
+                  "usage: track-copy copy [-r ROUNDS] [-t MS] [-n NEIGHBOUR] [-d DISCARDERS]\n"
+                  "                       [-x COMMAND] DEVICE\n"
+                  "       track-copy write|track [-t MS] DEVICE\n"
+                  "       track-copy passthrough NVME-DEVICE\n"
+                  "       track-copy programs\n");
     return EXIT_BROKEN;
 }
 

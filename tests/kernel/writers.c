@@ -58,8 +58,8 @@ static uint64_t random_length(struct thread *t, uint64_t most)
 }
 
 /* The last window is the special thread's alone: where direct writes of others meet pages of the
- * cache, the kernel reports an I/O error for what is only disorder. That thread goes everywhere else
- * too, with all but its buffered writes. */
+ * cache, the kernel reports an I/O error for what is only disorder. That thread goes everywhere
+ * else too, with all but its buffered writes. */
 static uint64_t random_window(struct thread *t, bool buffered)
 {
     unsigned int last = WRITERS_WINDOWS - 1;
@@ -75,7 +75,8 @@ static struct op random_op(struct thread *t, uint64_t most, bool buffered)
     uint64_t window = random_window(t, buffered);
     struct op op = {.length = random_length(t, MIN(most, w->window_len))};
 
-    op.offset = window + next_random(&t->random) % ((w->window_len - op.length) / SECTOR + 1) * SECTOR;
+    op.offset =
+        window + next_random(&t->random) % ((w->window_len - op.length) / SECTOR + 1) * SECTOR;
     op.tracked = __atomic_load_n(&w->tracked, __ATOMIC_SEQ_CST);
     bitmap_set_run(&w->attempted, op.offset / BLOCK,
                    (op.offset + op.length - 1) / BLOCK - op.offset / BLOCK + 1);
@@ -260,7 +261,8 @@ static void choose_windows(struct writers *w)
     for (unsigned int i = 0; i < WRITERS_WINDOWS; i++) { /* one in each third */
         uint64_t third = w->size / WRITERS_WINDOWS / BLOCK * BLOCK;
 
-        w->windows[i] = i * third + next_random(&state) % ((third - w->window_len) / SECTOR) * SECTOR;
+        w->windows[i] =
+            i * third + next_random(&state) % ((third - w->window_len) / SECTOR) * SECTOR;
     }
 }
 

@@ -20,7 +20,7 @@ struct writers {
     uint64_t windows[WRITERS_WINDOWS]; /* where they write: most of the disk stays as it was */
     uint64_t window_len;
     struct bitmap attempted; /* every block that any write was sent to */
-    struct bitmap written;   /* ... that ended well, and began while `tracked` was set; no discards */
+    struct bitmap written; /* ... that ended well, and began while `tracked` was set; no discards */
     bool tracked;
     bool stop;
     uint64_t seed;

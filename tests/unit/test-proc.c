@@ -465,41 +465,56 @@ START_TEST(clients_see_one_gap)
 }
 END_TEST
 
-START_TEST(hostile_descriptions_are_refused)
+static json_t *description(const char *name, const char *memory, const char *pfn, const char *disks)
 {
-    static const char *const bad[] = {
-        "[]",
-        "{}",
-        "{\"kind\":\"proc\",\"name\":\"../"
-        "x\",\"uuid\":\"\",\"memory\":4096,\"max_pfn\":0,\"disks\":[]}",
-        "{\"kind\":\"proc\",\"name\":\"-x\",\"uuid\":\"\",\"memory\":4096,\"max_pfn\":0,\"disks\":["
-        "]}",
-        "{\"kind\":\"proc\",\"name\":\"x\",\"uuid\":\"\",\"memory\":-1,\"max_pfn\":0,\"disks\":[]}",
-        "{\"kind\":\"proc\",\"name\":\"x\",\"uuid\":\"\",\"memory\":4096,\"max_pfn\":\"0\","
-        "\"disks\":[]}",
-        "{\"kind\":\"proc\",\"name\":\"x\",\"uuid\":\"\",\"memory\":4096,\"max_pfn\":0,\"disks\":["
-        "1]}",
-        "{\"kind\":\"proc\",\"name\":\"x\",\"uuid\":\"\",\"memory\":4096,\"max_pfn\":0,\"disks\":"
-        "[{\"vbd\":\"a\",\"label\":\"\\n\",\"size\":512,\"sector_size\":512,\"read_only\":false}]}",
-        "{\"kind\":\"proc\",\"name\":\"x\",\"uuid\":\"\",\"memory\":4096,\"max_pfn\":0,\"disks\":"
-        "[{\"vbd\":\"a\",\"label\":\"\",\"size\":511,\"sector_size\":512,\"read_only\":false}]}",
-    };
-    struct hv_guest g;
+    char text[400];
     json_t *json;
 
-    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
-        json = json_loads(bad[i], 0, NULL);
-        ck_assert(json != NULL);
-        ck_assert_msg(hv_guest_from_json(&g, json, &err) == -EPROTO, "%s", bad[i]);
-        json_decref(json);
-    }
-    json = json_loads("{\"kind\":\"proc\",\"name\":\"x\",\"uuid\":\"\",\"memory\":4096,\"max_pfn\":"
-                      "7,\"disks\":[]}",
-                      0, NULL);
-    ok(hv_guest_from_json(&g, json, &err));
+    (void)snprintf(text, sizeof(text),
+                   "{\"kind\":\"proc\",\"name\":\"%s\",\"uuid\":\"\",\"memory\":%s,\"max_pfn\":%s,"
+                   "\"disks\":[%s]}",
+                   name, memory, pfn, disks);
+    json = json_loads(text, 0, NULL);
+    ck_assert_msg(json != NULL, "%s", text);
+    return json;
+}
+
+static int read_description(json_t *json, struct hv_guest *ret)
+{
+    int r = hv_guest_from_json(ret, json, &err);
+
+    json_decref(json);
+    return r;
+}
+
+#define DISK(vbd, label, size)                                                                     \
+    "{\"vbd\":\"" vbd "\",\"label\":\"" label "\",\"size\":" size                                  \
+    ",\"sector_size\":512,\"read_only\":false}"
+
+START_TEST(hostile_descriptions_are_refused)
+{
+    static const char *const bad[][4] = {
+        {"../x", "4096", "0", ""},
+        {"-x", "4096", "0", ""},
+        {"", "4096", "0", ""},
+        {"x", "-1", "0", ""},
+        {"x", "4096", "\"0\"", ""},
+        {"x", "4096", "0", "1"},
+        {"x", "4096", "0", DISK("a", "\\n", "512")},
+        {"x", "4096", "0", DISK("a/b", "", "512")},
+        {"x", "4096", "0", DISK("a", "", "511")},
+        {"x", "4096", "0", DISK("a", "", "512") "," DISK("a", "", "512")},
+    };
+    struct hv_guest g;
+
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+        ck_assert_int_eq(
+            read_description(description(bad[i][0], bad[i][1], bad[i][2], bad[i][3]), &g), -EPROTO);
+    ck_assert_int_eq(read_description(json_array(), &g), -EPROTO);
+    ck_assert_int_eq(read_description(json_object(), &g), -EPROTO);
+    ok(read_description(description("x", "4096", "7", DISK("a", "", "512")), &g));
     ck_assert_int_eq(hv_target_open_proc(&target, &g, &err), -EPROTO);
     hv_guest_finish(&g);
-    json_decref(json);
 }
 END_TEST
 

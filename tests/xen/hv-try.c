@@ -226,7 +226,7 @@ static void source_until(struct hv_source *s, enum hv_event_kind wanted, unsigne
             printf("event %d: %s\n", event.kind, event.text);
             fflush(stdout);
             if (event.kind == HV_FAILED || event.kind == HV_GONE)
-                exit(EXIT_FAILURE);
+                give_back_and_end();
         }
     }
 }

@@ -128,6 +128,11 @@ void xen_restore_turn(struct agent *a);
 int xen_run(struct agent *a, uint64_t *ret_ns, struct err *err);
 int xen_target_destroy(struct agent *a, struct err *err);
 
+/* xen-script.c */
+/* While the guest is built its devices are connected by xmotion-hotplug, then by the stock scripts again. */
+void xen_scripts_replace(libxl_domain_config *config);
+void xen_scripts_restore(struct agent *a);
+
 /* xen-monitor.c */
 /* Whether a process looks after the domain as xl's daemon does. */
 bool xen_monitor_exists(const char *name);

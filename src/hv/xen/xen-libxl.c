@@ -102,6 +102,21 @@ take_message(struct xentoollog_logger *logger, xentoollog_level level, int errnu
         write_line(context ? context : "libxl", format, al);
 }
 
+int xen_sibling(const char *program, char *path, size_t size)
+{
+    char self[400];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    char *slash;
+
+    self[n > 0 ? n : 0] = '\0';
+    slash = strrchr(self, '/');
+    if (!slash)
+        return -ENOENT;
+    *slash = '\0';
+    (void)snprintf(path, size, "%s/%s", self, program);
+    return access(path, X_OK) ? -ENOENT : 0;
+}
+
 static void destroy_logger(struct xentoollog_logger *logger)
 {
 }

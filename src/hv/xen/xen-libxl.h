@@ -5,10 +5,15 @@
 
 #include "base/err.h"
 
+#include <stddef.h>
+
 struct agent;
 
 /* Opens libxl, libxenctrl and the xenstore. */
 int xen_open(struct agent *a, struct err *err);
+
+/* The path of another program of ours: beside this one. -ENOENT: it is not there. */
+int xen_sibling(const char *program, char *path, size_t size);
 
 /* One line to the log of the guest (agent_log_open), with date and process. */
 void log_line(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -88,6 +88,7 @@ static int adopt_config(struct agent *a, const json_t *request, struct err *err)
         replace_string(&a->config.b_info.bootloader, "pygrub");
     a->config.c_info.domid = INVALID_DOMID;
     libxl_defbool_unset(&a->config.c_info.run_hotplug_scripts);
+    xen_scripts_replace(&a->config);
     return 0;
 }
 
@@ -179,6 +180,7 @@ int xen_run(struct agent *a, uint64_t *ret_ns, struct err *err)
     a->ran = true;
     *ret_ns = clock_now() - begin;
     log_line("domain %u, %s, runs here", a->domid, a->name);
+    xen_scripts_restore(a);
     return 0;
 }
 

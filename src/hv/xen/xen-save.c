@@ -13,8 +13,6 @@
 
 #include <assert.h>
 #include <fcntl.h>
-#include <libgen.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,17 +28,10 @@
 
 static int find_save_helper(struct err *err)
 {
-    char self[PATH_MAX], path[PATH_MAX + 64];
-    const char *folder = getenv("XMOTION_LIBEXEC_DIR");
-    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    char path[450];
 
-    if (!folder && n > 0) {
-        self[n] = '\0';
-        folder = dirname(self);
-    }
-    (void)snprintf(path, sizeof(path), "%s/" SAVE_HELPER, folder ? folder : ".");
-    if (access(path, X_OK))
-        return err_errno(err, -errno, "the save helper %s", path);
+    if (xen_sibling(SAVE_HELPER, path, sizeof(path)))
+        return err_set(err, -ENOENT, "the program " SAVE_HELPER " is not where xmotion-xen is");
     return setenv("LIBXL_SAVE_HELPER", path, 1) ? -ENOMEM : 0;
 }
 

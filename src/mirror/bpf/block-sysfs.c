@@ -95,8 +95,9 @@ static int open_device(struct block_place *place, int fd, struct err *err)
     if (fstat(fd, &st) < 0)
         return err_errno(err, -errno, "cannot look at the device");
     if (!S_ISBLK(st.st_mode))
-        return err_set(err, -ENOTSUP, "not a block device; a file can be tracked as a loop device "
-                                      "when all writers use the loop device");
+        return err_set(err, -ENOTSUP,
+                       "not a block device; a file can be tracked as a loop device "
+                       "when all writers use the loop device");
     place->major = place->disk_major = major(st.st_rdev);
     place->minor = place->disk_minor = minor(st.st_rdev);
     if (ioctl(fd, BLKGETSIZE64, &place->size) < 0)
@@ -122,7 +123,7 @@ int block_place_find(struct block_place *ret, int fd, struct err *err)
     }
     ret->request_based = has_attribute(ret, ret->partition ? "../mq" : "mq");
     r = expect_queue(ret, "zoned", "none", "is zoned, which cannot be tracked", err);
-    /* Device mapper counts always, and shows 0 there (6.1): tracker-bpf.c looks whether it counts. */
+    /* Device mapper counts always, and shows 0 there (6.1); tracker-bpf.c tries whether it does. */
     if (r < 0 || !ret->request_based)
         return r;
     return expect_queue(ret, "iostats", "1", "keeps no counters to audit its tracker with", err);

@@ -35,9 +35,9 @@ struct tracker_sectors {
 struct tracker_counts {
     struct tracker_sectors begun; /* request-based: both are one */
     struct tracker_sectors done;  /* bio-based only */
-    __u64 unknown; /* writes that completed and were never seen to begin */
-    __u64 pending; /* writes in the map of those in flight */
-    __u64 reads;   /* completed, counted while `probing` is set */
+    __u64 unknown;                /* writes that completed and were never seen to begin */
+    __u64 pending;                /* writes in the map of those in flight */
+    __u64 reads;                  /* completed, counted while `probing` is set */
     __u32 poison;
     __u32 probing;
 };

@@ -118,18 +118,22 @@ static int load_once(struct programs *p, const struct block_place *place, uint64
 static int load_error(int r, struct err *err)
 {
     if (r == -EPERM) /* -EACCES is the verifier's */
-        return err_set(err, -EPERM, "loading BPF programs is not permitted here: it needs root "
-                                    "(CAP_BPF and CAP_PERFMON), and a kernel that is not locked "
-                                    "down to confidentiality");
+        return err_set(err, -EPERM,
+                       "loading BPF programs is not permitted here: it needs root "
+                       "(CAP_BPF and CAP_PERFMON), and a kernel that is not locked "
+                       "down to confidentiality");
     if (access(KERNEL_BTF, R_OK) < 0)
-        return err_set(err, -ENOSYS, "this kernel does not describe its types (no " KERNEL_BTF
-                                     "): it was built without CONFIG_DEBUG_INFO_BTF");
+        return err_set(err, -ENOSYS,
+                       "this kernel does not describe its types (no " KERNEL_BTF
+                       "): it was built without CONFIG_DEBUG_INFO_BTF");
     if (r == -ENOSYS)
         return err_set(err, -ENOSYS, "this kernel was built without BPF (CONFIG_BPF_SYSCALL)");
     if (r == -ENOMEM)
         return err_set(err, r, "no memory for the tracker's programs and bitmap");
-    return err_errno(err, -ENOSYS, "this kernel does not take the tracker's programs (error %d; "
-                                   "-D " AREA " shows the kernel's reasons)", -r);
+    return err_errno(err, -ENOSYS,
+                     "this kernel does not take the tracker's programs (error %d; "
+                     "-D " AREA " shows the kernel's reasons)",
+                     -r);
 }
 
 static int load(struct programs *p, const struct block_place *place, uint64_t blocks,
@@ -152,8 +156,8 @@ static int map_bitmap(struct programs *p, uint64_t blocks, struct err *err)
     void *words;
 
     len = (len + page - 1) / page * page;
-    words = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED,
-                 bpf_map__fd(p->kern->maps.bitmap), 0);
+    words =
+        mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(p->kern->maps.bitmap), 0);
     if (words == MAP_FAILED)
         return err_errno(err, -errno, "cannot map the tracker's bitmap");
     p->words = words;

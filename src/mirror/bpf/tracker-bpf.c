@@ -23,11 +23,11 @@ struct tracker_bpf {
     struct tracker tracker;
     struct block_place place;
     struct programs programs;
-    uint64_t unknown;          /* counts when trust began; growth is poison */
+    uint64_t unknown; /* counts when trust began; growth is poison */
     uint64_t misses;
-    /* The kernel's figures less ours, which never change while nothing is in flight. A kernel counts
-     * a bio when it begins (to 6.3) or when it is done (6.4): one of these is right, and both when
-     * the device was idle once as they were taken. */
+    /* The kernel's figures less ours, which never change while nothing is in flight. A kernel
+     * counts a bio when it begins (to 6.3) or when it is done (6.4): one of these is right, and
+     * both when the device was idle once as they were taken. */
     struct tracker_sectors base_begun;
     struct tracker_sectors base_done;
     bool audit_failed;
@@ -80,14 +80,18 @@ static int check_poison(const struct tracker_bpf *t, struct err *err)
     if (t->audit_failed)
         return err_set(err, -EIO, "writes may have gone unseen: the last audit failed");
     if (unknown)
-        return err_set(err, -EIO, "writes may have gone unseen: %" PRIu64 " ended on the device "
-                                  "that were not seen to begin", unknown);
+        return err_set(err, -EIO,
+                       "writes may have gone unseen: %" PRIu64 " ended on the device "
+                       "that were not seen to begin",
+                       unknown);
     r = programs_misses(&t->programs, &misses, err);
     if (r < 0)
         return r;
     if (misses != t->misses)
-        return err_set(err, -EIO, "writes may have gone unseen: the kernel left out %" PRIu64
-                                  " runs of the tracker's programs", misses - t->misses);
+        return err_set(err, -EIO,
+                       "writes may have gone unseen: the kernel left out %" PRIu64
+                       " runs of the tracker's programs",
+                       misses - t->misses);
     return 0;
 }
 
@@ -129,8 +133,8 @@ static void keep(__u64 *base, __u64 seen, bool greater)
 }
 
 /* A write is in our count of the begun before it is in the kernel's, and the kernel's is read first
- * here: what is under way makes the difference too small, never too large. The kernel counts what is
- * done before we do, and our count of it is read first: there it is the other way round. */
+ * here: what is under way makes the difference too small, never too large. The kernel counts what
+ * is done before we do, and our count of it is read first: there it is the other way round. */
 static int sample_base(struct tracker_bpf *t, bool first, struct err *err)
 {
     const struct tracker_counts *counts = t->programs.counts;
@@ -259,9 +263,10 @@ static int audit_failed(struct tracker_bpf *t, const struct tracker_sectors *now
     const struct tracker_sectors *ours = &t->programs.counts->begun;
 
     t->audit_failed = true;
-    return err_set(err, -EIO, "writes may have gone unseen: of the device's own count of sectors "
-                              "the tracker lacks %" PRId64 " written and %" PRId64 " discarded "
-                              "(it saw %" PRIu64 " and %" PRIu64 ")",
+    return err_set(err, -EIO,
+                   "writes may have gone unseen: of the device's own count of sectors "
+                   "the tracker lacks %" PRId64 " written and %" PRId64 " discarded "
+                   "(it saw %" PRIu64 " and %" PRIu64 ")",
                    (int64_t)(now->written - t->base_begun.written),
                    (int64_t)(now->discarded - t->base_begun.discarded),
                    (uint64_t)load(&ours->written), (uint64_t)load(&ours->discarded));
@@ -343,12 +348,14 @@ static int self_test(struct tracker_bpf *t, int fd, struct err *err)
     if (r < 0)
         return r;
     if (load(&counts->reads) == reads)
-        return err_set(err, -ENOTSUP, "the tracker's programs did not see a read of this device: "
-                                      "a device of this kind cannot be tracked, track what it "
-                                      "lies on or what lies on it");
+        return err_set(err, -ENOTSUP,
+                       "the tracker's programs did not see a read of this device: "
+                       "a device of this kind cannot be tracked, track what it "
+                       "lies on or what lies on it");
     if (after.read == before.read)
-        return err_set(err, -ENOTSUP, "this device does not count its sectors, so that its tracker "
-                                      "could not be audited");
+        return err_set(err, -ENOTSUP,
+                       "this device does not count its sectors, so that its tracker "
+                       "could not be audited");
     return 0;
 }
 

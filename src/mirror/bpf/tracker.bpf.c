@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Marks the blocks of one disk when a write to them completes, before its submitter hears of it.
  *
- * Which tracepoint tells of a completion depends on the class of the device. A request-based disk
+ * Which tracepoint tells of a completion depends on the class of the device. A request-based one
  * (blk-mq) ends its requests in blk_update_request() or blk_complete_request(), whose first
  * statement is block_rq_complete; it also clears BIO_TRACE_COMPLETION there, so block_bio_complete
  * never comes. A bio-based disk (device mapper) has no requests: block_bio_complete comes from
- * bio_endio(), ahead of the bio's bi_end_io, but the bio's position has moved on by then, so that it
- * has to be remembered at block_bio_queue.
+ * bio_endio(), ahead of the bio's bi_end_io, but the bio's position has moved on by then, so that
+ * it has to be remembered at block_bio_queue.
  *
  * Both give sectors of the whole disk, also when a partition was written. */
 #include "kern.h"
