@@ -22,6 +22,7 @@ import struct
 import subprocess
 import sys
 
+sys.dont_write_bytecode = True
 SENDER, RECEIVER = "sender", "receiver"
 OTHER = {SENDER: RECEIVER, RECEIVER: SENDER}
 CONTROL_MAX = 1 << 20

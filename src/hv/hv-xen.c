@@ -3,21 +3,15 @@
  * dangers away from here, and stays as the guest's monitor at the target. */
 #include "hv/hv.h"
 
-#include "base/cleanup.h"
 #include "base/log.h"
-#include "config.h"
 #include "hv/agent.h"
-#include "hv/agent-spawn.h"
+#include "hv/hv-xen-link.h"
 
-#include <assert.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
-
-#define AGENT_PROGRAM "xmotion-xen"
 
 /* How long the agent may take. Ending a save waits for the guest, which libxl gives two minutes. */
 #define SHORT_MS  30000
@@ -25,13 +19,6 @@
 #define RESUME_MS 180000
 
 #define PIPE_SIZE (1 << 20)
-
-/* One agent. Events that come while an answer is awaited are kept; `pending` then makes `poll_fd` readable. */
-struct agent_link {
-    int sock, poll_fd, pending;
-    json_t *events;
-    bool lost;
-};
 
 struct xen_source {
     struct hv_source base;
@@ -49,90 +36,7 @@ struct xen_target {
     json_t *config;
 };
 
-static void watch_fd(int poll_fd, int fd)
-{
-    struct epoll_event event = {.events = EPOLLIN};
-
-    (void)epoll_ctl(poll_fd, EPOLL_CTL_ADD, fd, &event);
-}
-
-static void link_close(struct agent_link *l)
-{
-    if (l->sock >= 0)
-        close(l->sock);
-    if (l->poll_fd >= 0)
-        close(l->poll_fd);
-    if (l->pending >= 0)
-        close(l->pending);
-    json_decref(l->events);
-}
-
-static int link_open(struct agent_link *l, struct err *err)
-{
-    int rc;
-
-    *l = (struct agent_link){.sock = -1, .pending = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
-                             .poll_fd = epoll_create1(EPOLL_CLOEXEC), .events = json_array()};
-    if (l->pending < 0 || l->poll_fd < 0 || !l->events)
-        rc = err_errno(err, -errno, "descriptors for the Xen agent");
-    else
-        rc = agent_spawn(AGENT_PROGRAM, &l->sock, err);
-    if (rc == -ENOENT && !HAVE_XEN)
-        rc = err_set(err, -ENOTSUP, "this xmotion was built without Xen: it moves no Xen guests");
-    if (rc) {
-        link_close(l);
-        return rc;
-    }
-    watch_fd(l->poll_fd, l->sock);
-    watch_fd(l->poll_fd, l->pending);
-    return 0;
-}
-
-static void keep_event(struct agent_link *l, json_t *event)
-{
-    uint64_t one = 1;
-
-    (void)json_array_append_new(l->events, event);
-    (void)!write(l->pending, &one, sizeof(one));
-}
-
-/* Sends a request, which it takes over, and waits for its answer; `fd` goes along. *ret may be NULL. */
-static int ask(struct agent_link *l, json_t *request, int fd, int timeout_ms, json_t **ret, struct err *err)
-{
-    json_t *answer = NULL;
-    int rc = l->lost ? err_set(err, -ECONNRESET, "the Xen agent is gone") : agent_send(l->sock, request, fd, err);
-
-    json_decref(request);
-    while (!rc) {
-        rc = agent_recv(l->sock, timeout_ms, &answer, NULL, err);
-        if (!rc && json_object_get(answer, "reply"))
-            break;
-        if (!rc)
-            keep_event(l, answer);
-    }
-    if (rc == -ECONNRESET)
-        l->lost = true;
-    if (rc)
-        return err_prefix(err, rc, "the Xen agent");
-    rc = agent_error(answer, err);
-    if (!rc && ret)
-        *ret = json_incref(answer);
-    json_decref(answer);
-    return rc;
-}
-
-static int ask_only(struct agent_link *l, const char *what, int timeout_ms, struct err *err)
-{
-    return ask(l, json_pack("{s:s}", "do", what), -1, timeout_ms, NULL, err);
-}
-
-static const struct {
-    const char *name;
-    enum hv_event_kind kind;
-} event_names[] = {
-    {"policy", HV_POLICY}, {"suspended", HV_SUSPENDED}, {"saved", HV_SAVED}, {"gone", HV_GONE},
-    {"failed", HV_FAILED}, {"built", HV_BUILT},
-};
+/* The source */
 
 static void copy_text(char *to, size_t size, const char *from)
 {
@@ -141,61 +45,6 @@ static void copy_text(char *to, size_t size, const char *from)
     memcpy(to, from ? from : "", length);
     to[length] = '\0';
 }
-
-static void read_event(const json_t *message, struct hv_event *ret)
-{
-    const char *name = json_string_value(json_object_get(message, "event"));
-    const json_t *policy = json_object_get(message, "policy");
-
-    *ret = (struct hv_event){.kind = HV_NOTHING, .dirty_pages = -1};
-    for (size_t i = 0; name && i < sizeof(event_names) / sizeof(event_names[0]); i++)
-        if (!strcmp(name, event_names[i].name))
-            ret->kind = event_names[i].kind;
-    copy_text(ret->text, sizeof(ret->text), json_string_value(json_object_get(message, "text")));
-    ret->duration_ns = (uint64_t)json_integer_value(json_object_get(message, "ns"));
-    if (!policy)
-        return;
-    ret->before_round = json_is_true(json_object_get(policy, "before_round"));
-    ret->iteration = (unsigned int)json_integer_value(json_object_get(policy, "iteration"));
-    ret->total_written = (uint64_t)json_integer_value(json_object_get(policy, "total_written"));
-    ret->dirty_pages = json_integer_value(json_object_get(policy, "dirty_pages"));
-}
-
-static bool take_kept(struct agent_link *l, struct hv_event *ret)
-{
-    uint64_t count;
-
-    if (!json_array_size(l->events)) {
-        (void)!read(l->pending, &count, sizeof(count));
-        return false;
-    }
-    read_event(json_array_get(l->events, 0), ret);
-    (void)json_array_remove(l->events, 0);
-    return true;
-}
-
-static int link_event(struct agent_link *l, struct hv_event *ret, struct err *err)
-{
-    json_t *message = NULL;
-    int rc;
-
-    if (take_kept(l, ret))
-        return 0;
-    rc = l->lost ? -EAGAIN : agent_recv(l->sock, 0, &message, NULL, err);
-    if (!rc) {
-        read_event(message, ret);
-        json_decref(message);
-    } else if (rc != -EAGAIN) { /* told once */
-        l->lost = true;
-        (void)epoll_ctl(l->poll_fd, EPOLL_CTL_DEL, l->sock, NULL);
-        *ret = (struct hv_event){.kind = HV_FAILED, .dirty_pages = -1};
-        copy_text(ret->text, sizeof(ret->text), "the Xen agent ended unexpectedly");
-        rc = 0;
-    }
-    return rc;
-}
-
-/* The source */
 
 static struct xen_source *source_of(struct hv_source *s)
 {
@@ -214,12 +63,12 @@ static int source_fd(struct hv_source *s)
 
 static int source_next_event(struct hv_source *s, struct hv_event *ret, struct err *err)
 {
-    return link_event(&source_of(s)->link, ret, err);
+    return agent_link_event(&source_of(s)->link, ret, err);
 }
 
 static int source_check(struct hv_source *s, struct err *err)
 {
-    return ask_only(&source_of(s)->link, "check", SHORT_MS, err);
+    return agent_link_do(&source_of(s)->link, "check", SHORT_MS, err);
 }
 
 /* A pipe for the libxl stream, as wide as is allowed: a round's pages come in batches of 4 MiB. */
@@ -237,7 +86,7 @@ static int source_memory_begin(struct hv_source *s, int *ret_fd, const uint8_t *
 
     if (rc)
         return rc;
-    rc = ask(&source_of(s)->link, json_pack("{s:s}", "do", "save"), pipe_fds[1], SHORT_MS, NULL, err);
+    rc = agent_link_ask(&source_of(s)->link, json_pack("{s:s}", "do", "save"), pipe_fds[1], SHORT_MS, NULL, err);
     close(pipe_fds[1]);
     if (rc)
         close(pipe_fds[0]);
@@ -280,7 +129,7 @@ static int read_guest(struct hv_guest *ret, const json_t *json, struct err *err)
 static int describe(struct xen_source *s, const char *guest, struct hv_guest *ret, struct err *err)
 {
     json_t *answer = NULL;
-    int rc = ask(&s->link, json_pack("{s:s,s:s}", "do", "describe", "guest", guest), -1, SHORT_MS, &answer, err);
+    int rc = agent_link_ask(&s->link, json_pack("{s:s,s:s}", "do", "describe", "guest", guest), -1, SHORT_MS, &answer, err);
 
     if (!rc)
         rc = read_guest(ret, json_object_get(answer, "guest"), err);
@@ -298,8 +147,8 @@ static int find_again(struct xen_source *s, struct err *err)
 
     if (!s->link.lost)
         return 0;
-    link_close(&s->link);
-    rc = link_open(&s->link, err);
+    agent_link_close(&s->link);
+    rc = agent_link_open(&s->link, err);
     if (!rc)
         rc = describe(s, s->domain, &unused, err);
     if (!rc)
@@ -313,9 +162,9 @@ static int source_resume(struct hv_source *s, struct err *err)
     int rc = find_again(source_of(s), err);
 
     if (!rc)
-        rc = ask_only(&source_of(s)->link, "resume", RESUME_MS, err);
+        rc = agent_link_do(&source_of(s)->link, "resume", RESUME_MS, err);
     if (rc == -ECONNRESET && !find_again(source_of(s), err))
-        rc = ask_only(&source_of(s)->link, "resume", RESUME_MS, err);
+        rc = agent_link_do(&source_of(s)->link, "resume", RESUME_MS, err);
     if (!rc)
         source_of(s)->aside = false;
     return rc;
@@ -324,12 +173,12 @@ static int source_resume(struct hv_source *s, struct err *err)
 static int source_set_aside(struct hv_source *s, struct err *err)
 {
     source_of(s)->aside = true; /* also if the answer is lost */
-    return ask_only(&source_of(s)->link, "set-aside", SHORT_MS, err);
+    return agent_link_do(&source_of(s)->link, "set-aside", SHORT_MS, err);
 }
 
 static int source_destroy(struct hv_source *s, struct err *err)
 {
-    return ask_only(&source_of(s)->link, "destroy", CHANGE_MS, err);
+    return agent_link_do(&source_of(s)->link, "destroy", CHANGE_MS, err);
 }
 
 /* The agent resumes the guest when it sees the socket's end, unless it was set aside or destroyed. */
@@ -337,7 +186,7 @@ static void source_close(struct hv_source *s)
 {
     if (source_of(s)->link.lost && source_of(s)->domain[0] && !source_of(s)->aside)
         (void)source_resume(s, NULL);
-    link_close(&source_of(s)->link);
+    agent_link_close(&source_of(s)->link);
     hv_guest_finish(&source_of(s)->guest);
     free(s);
 }
@@ -367,7 +216,7 @@ int hv_source_open_xen(struct hv_source **ret, const char *guest, struct err *er
     if (!s)
         return err_errno(err, -ENOMEM, "opening %s", guest);
     s->base.ops = &xen_source_ops;
-    rc = link_open(&s->link, err);
+    rc = agent_link_open(&s->link, err);
     if (rc) {
         free(s);
         return rc;
@@ -394,7 +243,7 @@ static int target_fd(struct hv_target *t)
 
 static int target_next_event(struct hv_target *t, struct hv_event *ret, struct err *err)
 {
-    return link_event(&target_of(t)->link, ret, err);
+    return agent_link_event(&target_of(t)->link, ret, err);
 }
 
 static int target_check(struct hv_target *t, struct err *err)
@@ -402,7 +251,7 @@ static int target_check(struct hv_target *t, struct err *err)
     struct xen_target *x = target_of(t);
     json_t *answer = NULL, *warning;
     size_t i;
-    int rc = ask(&x->link, json_pack("{s:s,s:s,s:O}", "do", "target-check", "name", x->name, "config", x->config), -1,
+    int rc = agent_link_ask(&x->link, json_pack("{s:s,s:s,s:O}", "do", "target-check", "name", x->name, "config", x->config), -1,
                  SHORT_MS, &answer, err);
 
     json_array_foreach(json_object_get(answer, "warnings"), i, warning)
@@ -427,7 +276,7 @@ static int target_memory_begin(struct hv_target *t, const char *const *disk_path
 
     if (rc)
         return rc;
-    rc = ask(&target_of(t)->link, restore_request(target_of(t), disk_paths), pipe_fds[0], CHANGE_MS, NULL, err);
+    rc = agent_link_ask(&target_of(t)->link, restore_request(target_of(t), disk_paths), pipe_fds[0], CHANGE_MS, NULL, err);
     close(pipe_fds[0]);
     if (rc)
         close(pipe_fds[1]);
@@ -445,7 +294,7 @@ static int target_memory_complete(struct hv_target *t, struct err *err)
 static int target_run(struct hv_target *t, uint64_t *ret_ns, struct err *err)
 {
     json_t *answer = NULL;
-    int rc = ask(&target_of(t)->link, json_pack("{s:s}", "do", "run"), -1, CHANGE_MS, &answer, err);
+    int rc = agent_link_ask(&target_of(t)->link, json_pack("{s:s}", "do", "run"), -1, CHANGE_MS, &answer, err);
 
     *ret_ns = (uint64_t)json_integer_value(json_object_get(answer, "ns"));
     json_decref(answer);
@@ -454,13 +303,13 @@ static int target_run(struct hv_target *t, uint64_t *ret_ns, struct err *err)
 
 static int target_destroy(struct hv_target *t, struct err *err)
 {
-    return ask_only(&target_of(t)->link, "target-destroy", CHANGE_MS, err);
+    return agent_link_do(&target_of(t)->link, "target-destroy", CHANGE_MS, err);
 }
 
 /* The agent destroys what it built when it sees the socket's end; a guest that runs keeps it as its monitor. */
 static void target_close(struct hv_target *t)
 {
-    link_close(&target_of(t)->link);
+    agent_link_close(&target_of(t)->link);
     json_decref(target_of(t)->config);
     free(t);
 }
@@ -489,7 +338,7 @@ int hv_target_open_xen(struct hv_target **ret, const struct hv_guest *guest, str
     if (!t)
         return err_errno(err, -ENOMEM, "a target for %s", guest->name);
     t->base.ops = &xen_target_ops;
-    rc = link_open(&t->link, err);
+    rc = agent_link_open(&t->link, err);
     if (rc) {
         free(t);
         return rc;

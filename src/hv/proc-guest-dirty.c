@@ -35,6 +35,7 @@ struct scan_region {
     uint64_t start, end, categories;
 };
 
+#define PROTECT_STEP MIB(4)
 #define REGIONS    1024
 #define SOFT_BIT   (UINT64_C(1) << 55)
 #define SOFT_BATCH 4096 /* entries of pagemap read at once */
@@ -110,20 +111,30 @@ static int uffd_scan(struct proc_dirty *d, bool marking, uint64_t *ret_pages)
     return 0;
 }
 
+/* In steps, so that the guest's own faults get their turn. */
+static int uffd_protect(const struct proc_dirty *d)
+{
+    for (uint64_t at = 0; at < d->size; at += PROTECT_STEP) {
+        struct uffdio_writeprotect wp = {.range = {(uintptr_t)d->ram + at, MIN(d->size - at, PROTECT_STEP)},
+                                         .mode = UFFDIO_WRITEPROTECT_MODE_WP};
+
+        if (ioctl(d->uffd, UFFDIO_WRITEPROTECT, &wp) < 0)
+            return -errno;
+    }
+    return 0;
+}
+
 static int uffd_begin(struct proc_dirty *d)
 {
     struct uffdio_register reg = {.range = {(uintptr_t)d->ram, d->size},
                                   .mode = UFFDIO_REGISTER_MODE_WP};
-    struct uffdio_writeprotect wp = {.range = reg.range, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
     uint64_t pages;
     int r;
 
     d->uffd = uffd_open();
     if (d->uffd < 0)
         return d->uffd;
-    r = ioctl(d->uffd, UFFDIO_REGISTER, &reg) < 0 || ioctl(d->uffd, UFFDIO_WRITEPROTECT, &wp) < 0
-            ? -errno
-            : 0;
+    r = ioctl(d->uffd, UFFDIO_REGISTER, &reg) < 0 ? -errno : uffd_protect(d);
     if (r == 0)
         r = uffd_scan(d, false, &pages);
     if (r < 0) {

@@ -76,6 +76,7 @@ static int skip_holes(struct mirror_source *m, struct err *err)
             return 0;
         bitmap_clear_run(&m->todo, from, to - from);
         length = MIN(to * TRACKER_GRANULARITY, m->dev->size) - from * TRACKER_GRANULARITY;
+        length = MIN(to * TRACKER_GRANULARITY, m->dev->size) - from * TRACKER_GRANULARITY; /* whole blocks of it */
         m->stats.zeroes += length;
         m->stats.pass_done += length;
         m->cursor = to;

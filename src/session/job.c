@@ -144,7 +144,7 @@ static int ask(const char *path, const char *cmd, json_t **ret, struct err *err)
     int r = 0;
 
     if (fd < 0 || strlen(path) >= sizeof(a.sun_path) || !request)
-        r = err_set(err, -ENOMEM, "asking %s", path);
+        r = err_set(err, -ENOMEM, "no socket for asking a job");
     if (r == 0) {
         (void)strcpy(a.sun_path, path);
         if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0) {

@@ -6,6 +6,7 @@
 #include "fake-stream.h"
 
 #include <pthread.h>
+#include <stdio.h>
 
 #define MAX_PFN 4095u
 #define SLOTS   16u /* batches that the source keeps */
@@ -240,7 +241,7 @@ START_TEST(round_ends_with_its_last_acknowledgement)
     fake_done(&one, 0);
     ck_assert_uint_eq(rounds_done, 0);
     ck_assert_str_eq(script_text, "B0 ");
-    fake_done(&one, 0);
+    fake_done(&two, 0);
     ck_assert_uint_eq(rounds_done, 1);
     ck_assert_str_eq(script_text, "B0 E0/2 ");
     bitmap_finish(&round);

@@ -81,7 +81,7 @@ heartbeat_start() {
 heartbeat_stop() {
     local line
     line=$(on b 'kill $(cat /run/heartbeat.job); until [ -e /run/heartbeat.rc ]; do sleep 0.05; done
-        grep gap /var/log/heartbeat.log | sort -k 2 -n -r | head -n 3 >&2; tail -n 1 /var/log/heartbeat.log') ||
+        grep gap /var/log/heartbeat.log | sort -k 2 -n -r | sed -n 1,3p >&2; tail -n 1 /var/log/heartbeat.log') ||
         fail "no heartbeat was measured"
     say "heartbeat: $line"
     [[ $line == longest*'went back 0 times' ]] || fail "the guest's heartbeat: $line"
@@ -102,7 +102,7 @@ hosts_clean() {
             done
             xl list | awk "NR > 2 { print \$2 }" | while read -r domain; do xl destroy "$domain"; done
             rm -rf /var/lib/xmotion /run/xmotion /var/log/xen/console/guest-*
-            lvremove -q -y vg0 vg1 > /dev/null
+            lvremove -q -y vg0 vg1 > /dev/null 2>&1
             [ -z "$(lvs --noheadings)" ]' || return
     done
 }

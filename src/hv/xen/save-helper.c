@@ -6,7 +6,7 @@
  * The controller is at the socket XMOTION_CTL_FD (or XMOTION_CTL, a path) and gets messages of agent.h:
  *   {"hello": PID}
  *   {"policy": {"before_round", "iteration", "total_written", "dirty_pages"}}   answered by {"answer": 0 | 1 | -1}
- *   {"suspended": {"ns": N}}
+ *   {"suspending": true}   then, if the guest did:   {"suspended": {"ns": N}}
  * Without a controller, and to restore, libxl's own helper is run. */
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -140,6 +140,7 @@ static int suspend(void *data)
 
     if (stopped)
         return 0;
+    tell_controller(json_pack("{s:b}", "suspending", 1));
     suspended = save_message_suspend(0) == 1;
     if (suspended)
         tell_controller(json_pack("{s:{s:I}}", "suspended", "ns", (json_int_t)(clock_now() - begin)));

@@ -41,7 +41,7 @@ struct agent {
     /* the source */
     libxl_evgen_domain_death *death;
     bool had_monitor;  /* xl's daemon looked after the domain before it was suspended */
-    bool suspended;    /* as the helper told; libxl may know better */
+    bool suspending;   /* the guest was asked to suspend in this save */
     bool aside;        /* set aside under NAME--moved: never resumed by itself any more */
     bool resumed;      /* after having been suspended */
     bool destroyed;

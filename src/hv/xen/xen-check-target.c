@@ -59,7 +59,8 @@ static int check_nic(const libxl_device_nic *nic, struct err *err)
     return 0;
 }
 
-static int check_kind(struct agent *a, libxl_domain_type type, struct err *err)
+/* *ret_stuck: the guest may come, but not leave again live. */
+static int check_kind(struct agent *a, libxl_domain_type type, bool *ret_stuck, struct err *err)
 {
     libxl_physinfo physinfo;
     bool able;
@@ -68,6 +69,7 @@ static int check_kind(struct agent *a, libxl_domain_type type, struct err *err)
     if (libxl_get_physinfo(a->ctx, &physinfo))
         return err_set(err, -EIO, "the hypervisor does not tell what it can do");
     able = type == LIBXL_DOMAIN_TYPE_PV ? physinfo.cap_pv : physinfo.cap_hvm;
+    *ret_stuck = type == LIBXL_DOMAIN_TYPE_PV && !physinfo.cap_shadow;
     libxl_physinfo_dispose(&physinfo);
     return able ? 0 : err_set(err, -ENOTSUP, "this host's hypervisor cannot run %s guests", libxl_domain_type_to_string(type));
 }
@@ -84,7 +86,7 @@ static void warn_missing(json_t *warnings, const char *what, const char *path)
 }
 
 /* What the guest does not need now but when it starts again. */
-static json_t *collect_warnings(const libxl_domain_config *config)
+static json_t *collect_warnings(const libxl_domain_config *config, bool stuck)
 {
     json_t *warnings = json_array();
     const libxl_domain_build_info *b = &config->b_info;
@@ -96,17 +98,21 @@ static json_t *collect_warnings(const libxl_domain_config *config)
         warn_missing(warnings, "ACPI firmware", b->u.hvm.acpi_firmware);
         warn_missing(warnings, "SMBIOS firmware", b->u.hvm.smbios_firmware);
     }
+    if (stuck)
+        json_array_append_new(warnings, json_string("this host's hypervisor has no shadow paging: a PV guest that comes here "
+                                                    "cannot leave again while it runs"));
     return warnings;
 }
 
-static int check_config(struct agent *a, libxl_domain_config *config, const json_t *request, struct err *err)
+static int check_config(struct agent *a, libxl_domain_config *config, const json_t *request, bool *ret_stuck,
+                        struct err *err)
 {
     const json_t *cpu = json_object_get(json_object_get(request, "config"), "cpu");
     bool pv = config->c_info.type == LIBXL_DOMAIN_TYPE_PV;
     int rc = xen_guard(config, err);
 
     if (!rc)
-        rc = check_kind(a, config->c_info.type, err);
+        rc = check_kind(a, config->c_info.type, ret_stuck, err);
     if (!rc)
         rc = xen_cpu_check(a, cpu, pv, err);
     if (!rc)
@@ -134,6 +140,7 @@ int xen_check_target(struct agent *a, const json_t *request, json_t **ret_warnin
 {
     const char *name = json_string_value(json_object_get(request, "name"));
     libxl_domain_config config;
+    bool stuck = false;
     int rc = name ? check_names(a, name, err) : err_set(err, -EPROTO, "the guest has no name");
 
     if (!rc)
@@ -142,9 +149,9 @@ int xen_check_target(struct agent *a, const json_t *request, json_t **ret_warnin
         rc = xen_config_parse(a, json_object_get(request, "config"), &config, err);
     if (rc)
         return rc;
-    rc = check_config(a, &config, request, err);
+    rc = check_config(a, &config, request, &stuck, err);
     if (!rc)
-        *ret_warnings = collect_warnings(&config);
+        *ret_warnings = collect_warnings(&config, stuck);
     libxl_domain_config_dispose(&config);
     return rc;
 }

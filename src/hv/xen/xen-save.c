@@ -67,7 +67,7 @@ int xen_save_begin(struct agent *a, int *stream, struct err *err)
     if (*stream < 0 || a->save.running || a->aside)
         return err_set(err, -EINVAL, "a save cannot begin now");
     a->had_monitor = xen_monitor_exists(a->name);
-    a->suspended = false;
+    a->suspending = false;
     close_fd(&a->helper);
     close_fd(&a->helper_end);
     rc = find_save_helper(err);
@@ -88,7 +88,6 @@ int xen_save_begin(struct agent *a, int *stream, struct err *err)
 
 static void tell_suspended(struct agent *a, const json_t *suspended)
 {
-    a->suspended = true;
     agent_event(a, json_pack("{s:s,s:O?}", "event", "suspended", "ns", json_object_get(suspended, "ns")));
 }
 
@@ -112,6 +111,7 @@ void xen_save_helper_says(struct agent *a)
         else
             agent_event(a, json_pack("{s:s,s:O}", "event", "policy", "policy", part));
     }
+    a->suspending = a->suspending || json_object_get(message, "suspending");
     part = json_object_get(message, "suspended");
     if (part)
         tell_suspended(a, part);
@@ -137,6 +137,12 @@ static bool is_suspended(const libxl_dominfo *info)
     return info->shutdown && info->shutdown_reason == LIBXL_SHUTDOWN_REASON_SUSPEND;
 }
 
+/* A helper that was killed did not come to libxenguest's way out: the guest would be tracked, and slow, for ever. */
+static void stop_log_dirty(struct agent *a)
+{
+    (void)xc_shadow_control(a->xch, a->domid, XEN_DOMCTL_SHADOW_OP_OFF, NULL, 0);
+}
+
 /* Lets a suspended guest run on. A guest that ended in another way is left to who looks after it. */
 static int run_on(struct agent *a, struct err *err)
 {
@@ -151,12 +157,12 @@ static int run_on(struct agent *a, struct err *err)
         return err_set(err, -ENOENT, "the guest has shut down by itself");
     if (!suspended)
         return 0;
+    stop_log_dirty(a);
     libxl_complaint_clear();
     rc = libxl_domain_resume(a->ctx, a->domid, 1, NULL);
     if (rc)
         return err_libxl(err, -EIO, rc, "the guest is suspended and cannot be resumed");
     a->resumed = true;
-    a->suspended = false;
     log_line("domain %u runs on", a->domid);
     return 0;
 }
@@ -184,9 +190,17 @@ static void finish_save(struct agent *a)
     a->policy_asked = false;
 }
 
-static const char *save_failure(int rc)
+/* libxl takes every failure before the guest has answered for a guest that does not answer. */
+static bool timed_out(const struct agent *a)
 {
-    if (rc == ERROR_GUEST_TIMEDOUT)
+    return a->save.rc == ERROR_GUEST_TIMEDOUT && a->suspending;
+}
+
+static const char *save_failure(const struct agent *a)
+{
+    int rc = a->save.rc;
+
+    if (timed_out(a))
         return "the guest did not suspend within a minute";
     if (rc == ERROR_ABORTED)
         return "the save was ended";
@@ -207,8 +221,9 @@ void xen_save_turn(struct agent *a)
         agent_event(a, json_pack("{s:s}", "event", "saved"));
         return;
     }
-    (void)snprintf(text, sizeof(text), "saving the guest's memory: %s", save_failure(a->save.rc));
-    rc = a->save.rc == ERROR_GUEST_TIMEDOUT ? run_on_late(a, &err) : run_on(a, &err);
+    stop_log_dirty(a);
+    (void)snprintf(text, sizeof(text), "saving the guest's memory: %s", save_failure(a));
+    rc = timed_out(a) ? run_on_late(a, &err) : run_on(a, &err);
     if (rc) {
         size_t used = strlen(text);
 
@@ -228,6 +243,8 @@ static int end_save(struct agent *a, struct err *err)
     if (operation_wait(a, &a->save, ABORT_MS))
         return err_set(err, -ETIMEDOUT, "the save does not end; the guest may be suspended (domain %u)", a->domid);
     finish_save(a);
+    if (a->save.rc)
+        stop_log_dirty(a);
     return 0;
 }
 

@@ -175,8 +175,6 @@ static int settle_bios(struct tracker_bpf *t, struct err *err)
         uint64_t now = clock_now();
 
         r = block_writes_in_flight(&t->place, &in_flight, err);
-        if (r == 0)
-            r = sample_base(t, false, err);
         if (r < 0)
             return r;
         if (in_flight == 0 || now - calm > CALM_NS)
@@ -191,16 +189,14 @@ static int settle_bios(struct tracker_bpf *t, struct err *err)
     }
 }
 
-/* From here on what is seen is trusted: remembers the counts as they are. */
+/* From here on what is seen is trusted: remembers the counts as they are. Only now, since a kernel
+ * that counts what is done still counted the writes of before, which the programs did not. */
 static int settle(struct tracker_bpf *t, struct err *err)
 {
-    int r;
+    int r = t->place.request_based ? 0 : settle_bios(t, err);
 
-    r = sample_base(t, true, err);
-    if (r == 0 && !t->place.request_based)
-        r = settle_bios(t, err);
     for (int i = 0; r == 0 && i < BASE_SAMPLES; i++) {
-        r = sample_base(t, false, err);
+        r = sample_base(t, i == 0, err);
         clock_sleep(NS_PER_MS);
     }
     if (r < 0)
