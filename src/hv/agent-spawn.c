@@ -17,9 +17,11 @@
 
 #define CONTROL_FD 3
 
-static bool is_program(char path[PATH_MAX], const char *folder, const char *middle, const char *program)
+static bool is_program(char path[PATH_MAX], const char *folder, const char *middle,
+                       const char *program)
 {
-    return snprintf(path, PATH_MAX, "%s%s/%s", folder, middle, program) < PATH_MAX && !access(path, X_OK);
+    return snprintf(path, PATH_MAX, "%s%s/%s", folder, middle, program) < PATH_MAX &&
+           !access(path, X_OK);
 }
 
 static int find_program(const char *program, char path[PATH_MAX], struct err *err)
@@ -46,7 +48,8 @@ static int find_program(const char *program, char path[PATH_MAX], struct err *er
 /* Between fork and exec of a program with threads: only what is safe in a signal handler. */
 static void __attribute__((noreturn)) become(const char *path, const char *program, int sock)
 {
-    char *const argv[] = {(char *)(uintptr_t)program, (char *)(uintptr_t)"--control", (char *)(uintptr_t)"3", NULL};
+    char *const argv[] = {(char *)(uintptr_t)program, (char *)(uintptr_t) "--control",
+                          (char *)(uintptr_t) "3", NULL};
     sigset_t none;
 
     sigemptyset(&none);

@@ -20,23 +20,31 @@ static void watch_fd(int poll_fd, int fd)
     (void)epoll_ctl(poll_fd, EPOLL_CTL_ADD, fd, &event);
 }
 
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
 void agent_link_close(struct agent_link *l)
 {
-    if (l->sock >= 0)
-        close(l->sock);
-    if (l->poll_fd >= 0)
-        close(l->poll_fd);
-    if (l->pending >= 0)
-        close(l->pending);
+    close_fd(&l->sock);
+    close_fd(&l->poll_fd);
+    close_fd(&l->pending);
     json_decref(l->events);
+    l->events = NULL;
+    l->lost = true;
 }
 
 int agent_link_open(struct agent_link *l, struct err *err)
 {
     int rc;
 
-    *l = (struct agent_link){.sock = -1, .pending = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
-                             .poll_fd = epoll_create1(EPOLL_CLOEXEC), .events = json_array()};
+    *l = (struct agent_link){.sock = -1,
+                             .pending = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
+                             .poll_fd = epoll_create1(EPOLL_CLOEXEC),
+                             .events = json_array()};
     if (l->pending < 0 || l->poll_fd < 0 || !l->events)
         rc = err_errno(err, -errno, "descriptors for the Xen agent");
     else
@@ -60,10 +68,12 @@ static void keep_event(struct agent_link *l, json_t *event)
     (void)!write(l->pending, &one, sizeof(one));
 }
 
-int agent_link_ask(struct agent_link *l, json_t *request, int fd, int timeout_ms, json_t **ret, struct err *err)
+int agent_link_ask(struct agent_link *l, json_t *request, int fd, int timeout_ms, json_t **ret,
+                   struct err *err)
 {
     json_t *answer = NULL;
-    int rc = l->lost ? err_set(err, -ECONNRESET, "the Xen agent is gone") : agent_send(l->sock, request, fd, err);
+    int rc = l->lost ? err_set(err, -ECONNRESET, "the Xen agent is gone")
+                     : agent_send(l->sock, request, fd, err);
 
     json_decref(request);
     while (!rc) {
@@ -93,8 +103,8 @@ static const struct {
     const char *name;
     enum hv_event_kind kind;
 } event_names[] = {
-    {"policy", HV_POLICY}, {"suspended", HV_SUSPENDED}, {"saved", HV_SAVED}, {"gone", HV_GONE},
-    {"failed", HV_FAILED}, {"built", HV_BUILT},
+    {"policy", HV_POLICY}, {"suspended", HV_SUSPENDED}, {"saved", HV_SAVED},
+    {"gone", HV_GONE},     {"failed", HV_FAILED},       {"built", HV_BUILT},
 };
 
 static void read_event(const json_t *message, struct hv_event *ret)
@@ -150,4 +160,3 @@ int agent_link_event(struct agent_link *l, struct hv_event *ret, struct err *err
     }
     return rc;
 }
-

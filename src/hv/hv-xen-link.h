@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* One agent program xmotion-xen and what is said with it. Requests {"do": WHAT} get one answer {"reply": WHAT, ...}; events
+/* One agent program xmotion-xen and what is said with it. Requests {"do": WHAT} get one answer
+ * {"reply": WHAT, ...}; events
  * {"event": WHAT, ...} come when they come. */
 #ifndef XMOTION_HV_XEN_LINK_H
 #define XMOTION_HV_XEN_LINK_H
@@ -17,9 +18,10 @@ struct agent_link {
 int agent_link_open(struct agent_link *l, struct err *err);
 void agent_link_close(struct agent_link *l);
 
-/* Sends a request, which it takes over, and waits for its answer; `fd` goes along (-1 none). *ret may be NULL. -ECONNRESET: the
- * agent is gone, and `lost` is set. */
-int agent_link_ask(struct agent_link *l, json_t *request, int fd, int timeout_ms, json_t **ret, struct err *err);
+/* Sends a request, which it takes over, and waits for its answer; `fd` goes along (-1 none). *ret
+ * may be NULL. -ECONNRESET: the agent is gone, and `lost` is set. */
+int agent_link_ask(struct agent_link *l, json_t *request, int fd, int timeout_ms, json_t **ret,
+                   struct err *err);
 int agent_link_do(struct agent_link *l, const char *what, int timeout_ms, struct err *err);
 
 /* As next_event of hv.h. An agent that is gone is told once, as HV_FAILED. */

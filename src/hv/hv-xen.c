@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Xen domains, through the agent program xmotion-xen: one process a guest, which keeps the libxl library and its
- * dangers away from here, and stays as the guest's monitor at the target. */
+/* Xen domains, through the agent program xmotion-xen: one process a guest, which keeps the libxl
+ * library and its dangers away from here, and stays as the guest's monitor at the target. */
 #include "hv/hv.h"
 
 #include "base/log.h"
@@ -33,6 +33,7 @@ struct xen_target {
     struct agent_link link;
     char name[HV_NAME_MAX];
     unsigned int disk_count;
+    bool building, run_asked;
     json_t *config;
 };
 
@@ -80,13 +81,15 @@ static int make_pipe(int pipe_fds[2], struct err *err)
     return 0;
 }
 
-static int source_memory_begin(struct hv_source *s, int *ret_fd, const uint8_t **ret_memory, struct err *err)
+static int source_memory_begin(struct hv_source *s, int *ret_fd, const uint8_t **ret_memory,
+                               struct err *err)
 {
     int pipe_fds[2], rc = make_pipe(pipe_fds, err);
 
     if (rc)
         return rc;
-    rc = agent_link_ask(&source_of(s)->link, json_pack("{s:s}", "do", "save"), pipe_fds[1], SHORT_MS, NULL, err);
+    rc = agent_link_ask(&source_of(s)->link, json_pack("{s:s}", "do", "save"), pipe_fds[1],
+                        SHORT_MS, NULL, err);
     close(pipe_fds[1]);
     if (rc)
         close(pipe_fds[0]);
@@ -104,7 +107,8 @@ static int source_policy_answer(struct hv_source *s, enum hv_policy answer, stru
     return rc;
 }
 
-static int source_log_dirty_take(struct hv_source *s, struct bitmap *dirty, uint64_t *ret_pages, struct err *err)
+static int source_log_dirty_take(struct hv_source *s, struct bitmap *dirty, uint64_t *ret_pages,
+                                 struct err *err)
 {
     return err_set(err, -ENOTSUP, "libxenguest tracks a Xen domain's memory");
 }
@@ -129,12 +133,14 @@ static int read_guest(struct hv_guest *ret, const json_t *json, struct err *err)
 static int describe(struct xen_source *s, const char *guest, struct hv_guest *ret, struct err *err)
 {
     json_t *answer = NULL;
-    int rc = agent_link_ask(&s->link, json_pack("{s:s,s:s}", "do", "describe", "guest", guest), -1, SHORT_MS, &answer, err);
+    int rc = agent_link_ask(&s->link, json_pack("{s:s,s:s}", "do", "describe", "guest", guest), -1,
+                            SHORT_MS, &answer, err);
 
     if (!rc)
         rc = read_guest(ret, json_object_get(answer, "guest"), err);
     if (!rc)
-        (void)snprintf(s->domain, sizeof(s->domain), "%lld", (long long)json_integer_value(json_object_get(answer, "domid")));
+        (void)snprintf(s->domain, sizeof(s->domain), "%lld",
+                       (long long)json_integer_value(json_object_get(answer, "domid")));
     json_decref(answer);
     return rc;
 }
@@ -155,7 +161,6 @@ static int find_again(struct xen_source *s, struct err *err)
         hv_guest_finish(&unused);
     return rc;
 }
-
 
 static int source_resume(struct hv_source *s, struct err *err)
 {
@@ -181,7 +186,8 @@ static int source_destroy(struct hv_source *s, struct err *err)
     return agent_link_do(&source_of(s)->link, "destroy", CHANGE_MS, err);
 }
 
-/* The agent resumes the guest when it sees the socket's end, unless it was set aside or destroyed. */
+/* The agent resumes the guest when it sees the socket's end, unless it was set aside or destroyed.
+ */
 static void source_close(struct hv_source *s)
 {
     if (source_of(s)->link.lost && source_of(s)->domain[0] && !source_of(s)->aside)
@@ -251,8 +257,10 @@ static int target_check(struct hv_target *t, struct err *err)
     struct xen_target *x = target_of(t);
     json_t *answer = NULL, *warning;
     size_t i;
-    int rc = agent_link_ask(&x->link, json_pack("{s:s,s:s,s:O}", "do", "target-check", "name", x->name, "config", x->config), -1,
-                 SHORT_MS, &answer, err);
+    int rc = agent_link_ask(
+        &x->link,
+        json_pack("{s:s,s:s,s:O}", "do", "target-check", "name", x->name, "config", x->config), -1,
+        SHORT_MS, &answer, err);
 
     json_array_foreach(json_object_get(answer, "warnings"), i, warning)
         log_warn("hv.xen", "%s", json_string_value(warning));
@@ -266,17 +274,20 @@ static json_t *restore_request(const struct xen_target *x, const char *const *di
 
     for (unsigned int i = 0; i < x->disk_count; i++)
         (void)json_array_append_new(paths, json_string(disk_paths[i]));
-    return json_pack("{s:s,s:s,s:O,s:o}", "do", "restore", "name", x->name, "config", x->config, "paths", paths);
+    return json_pack("{s:s,s:s,s:O,s:o}", "do", "restore", "name", x->name, "config", x->config,
+                     "paths", paths);
 }
 
-static int target_memory_begin(struct hv_target *t, const char *const *disk_paths, int *ret_fd, uint8_t **ret_memory,
-                               struct err *err)
+static int target_memory_begin(struct hv_target *t, const char *const *disk_paths, int *ret_fd,
+                               uint8_t **ret_memory, struct err *err)
 {
     int pipe_fds[2], rc = make_pipe(pipe_fds, err);
 
     if (rc)
         return rc;
-    rc = agent_link_ask(&target_of(t)->link, restore_request(target_of(t), disk_paths), pipe_fds[0], CHANGE_MS, NULL, err);
+    target_of(t)->building = true;
+    rc = agent_link_ask(&target_of(t)->link, restore_request(target_of(t), disk_paths), pipe_fds[0],
+                        CHANGE_MS, NULL, err);
     close(pipe_fds[0]);
     if (rc)
         close(pipe_fds[1]);
@@ -294,21 +305,42 @@ static int target_memory_complete(struct hv_target *t, struct err *err)
 static int target_run(struct hv_target *t, uint64_t *ret_ns, struct err *err)
 {
     json_t *answer = NULL;
-    int rc = agent_link_ask(&target_of(t)->link, json_pack("{s:s}", "do", "run"), -1, CHANGE_MS, &answer, err);
+    int rc;
 
+    target_of(t)->run_asked = true; /* the guest may run also if the answer is lost */
+    rc = agent_link_ask(&target_of(t)->link, json_pack("{s:s}", "do", "run"), -1, CHANGE_MS,
+                        &answer, err);
     *ret_ns = (uint64_t)json_integer_value(json_object_get(answer, "ns"));
     json_decref(answer);
     return rc;
 }
 
-static int target_destroy(struct hv_target *t, struct err *err)
+/* The agent died in the middle: another one looks for what it left. */
+static int destroy_left(struct xen_target *t, struct err *err)
 {
-    return agent_link_do(&target_of(t)->link, "target-destroy", CHANGE_MS, err);
+    int rc;
+
+    agent_link_close(&t->link);
+    rc = agent_link_open(&t->link, err);
+    if (rc)
+        return rc;
+    return agent_link_ask(&t->link, json_pack("{s:s,s:s}", "do", "destroy-left", "name", t->name),
+                          -1, CHANGE_MS, NULL, err);
 }
 
-/* The agent destroys what it built when it sees the socket's end; a guest that runs keeps it as its monitor. */
+static int target_destroy(struct hv_target *t, struct err *err)
+{
+    int rc = agent_link_do(&target_of(t)->link, "target-destroy", CHANGE_MS, err);
+
+    return rc && target_of(t)->link.lost ? destroy_left(target_of(t), err) : rc;
+}
+
+/* The agent destroys what it built when it sees the socket's end; a guest that runs keeps it as its
+ * monitor. */
 static void target_close(struct hv_target *t)
 {
+    if (target_of(t)->link.lost && target_of(t)->building && !target_of(t)->run_asked)
+        (void)destroy_left(target_of(t), NULL);
     agent_link_close(&target_of(t)->link);
     json_decref(target_of(t)->config);
     free(t);

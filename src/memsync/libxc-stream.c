@@ -23,17 +23,17 @@
 #define LIBXL_EMULATOR       3u
 
 /* libxc's stream: image header, domain header, records. */
-#define LIBXC_MARKER            UINT64_MAX
-#define LIBXC_ID                0x58454e46u /* "XENF" */
-#define LIBXC_IMAGE_HEADER_SIZE 24u
-#define LIBXC_DOMAIN_PV         1u
-#define LIBXC_DOMAIN_HVM        2u
+#define LIBXC_MARKER             UINT64_MAX
+#define LIBXC_ID                 0x58454e46u /* "XENF" */
+#define LIBXC_IMAGE_HEADER_SIZE  24u
+#define LIBXC_DOMAIN_PV          1u
+#define LIBXC_DOMAIN_HVM         2u
 #define LIBXC_DOMAIN_HEADER_SIZE 16u
-#define LIBXC_END               0x00u
-#define LIBXC_PAGE_DATA         0x01u
-#define LIBXC_VERIFY            0x0du
-#define LIBXC_CHECKPOINT        0x0eu
-#define LIBXC_CHECKPOINT_DIRTY  0x0fu
+#define LIBXC_END                0x00u
+#define LIBXC_PAGE_DATA          0x01u
+#define LIBXC_VERIFY             0x0du
+#define LIBXC_CHECKPOINT         0x0eu
+#define LIBXC_CHECKPOINT_DIRTY   0x0fu
 
 #define PAGE_TYPE_HOLE     0xfu /* XEN_DOMCTL_PFINFO_XTAB */
 #define RECORD_HEADER_SIZE 8u
@@ -74,13 +74,15 @@ static int reserve(struct reader *r, size_t room, struct err *err)
     return 0;
 }
 
-/* Reads a record's header and body into the buffer. Memory is taken as octets come, not as a length claims. */
+/* Reads a record's header and body into the buffer. Memory is taken as octets come, not as a length
+ * claims. */
 static int read_record_body(struct reader *r, uint32_t max, const char *what, struct err *err)
 {
     size_t whole, have = RECORD_HEADER_SIZE;
 
     if (r->length > max)
-        return err_set(err, -EPROTO, "%s of type 0x%x has %u octets, more than %u", what, r->type, r->length, max);
+        return err_set(err, -EPROTO, "%s of type 0x%x has %u octets, more than %u", what, r->type,
+                       r->length, max);
     whole = RECORD_HEADER_SIZE + ((size_t)r->length + 7) / 8 * 8;
     while (have < whole) {
         size_t step = MIN(whole - have, MAX(have, (size_t)READ_STEP));
@@ -110,11 +112,14 @@ static int read_record_header(struct reader *r, const char *what, struct err *er
 
 static int pass_record(struct reader *r, struct err *err)
 {
-    return r->ops->octets(r->data, r->buffer, RECORD_HEADER_SIZE + ((size_t)r->length + 7) / 8 * 8, err);
+    return r->ops->octets(r->data, r->buffer, RECORD_HEADER_SIZE + ((size_t)r->length + 7) / 8 * 8,
+                          err);
 }
 
-/* Checks the entries of a PAGE_DATA record; *ret_data: how many of them carry a page, *ret_holes: how many are holes. */
-static int check_entries(const uint8_t *entries, uint32_t count, uint32_t *ret_data, uint32_t *ret_holes, struct err *err)
+/* Checks the entries of a PAGE_DATA record; *ret_data: how many of them carry a page, *ret_holes:
+ * how many are holes. */
+static int check_entries(const uint8_t *entries, uint32_t count, uint32_t *ret_data,
+                         uint32_t *ret_holes, struct err *err)
 {
     uint32_t data = 0, holes = 0;
 
@@ -123,9 +128,11 @@ static int check_entries(const uint8_t *entries, uint32_t count, uint32_t *ret_d
         unsigned int type = (unsigned int)(entry >> WIRE_PFN_TYPE_SHIFT);
 
         if (entry & ~(WIRE_PFN_MASK | WIRE_PFN_TYPE_MASK))
-            return err_set(err, -EPROTO, "page entry 0x%llx has reserved bits", (unsigned long long)entry);
+            return err_set(err, -EPROTO, "page entry 0x%llx has reserved bits",
+                           (unsigned long long)entry);
         if (type >= 5 && type <= 8)
-            return err_set(err, -EPROTO, "page entry 0x%llx is of no known type", (unsigned long long)entry);
+            return err_set(err, -EPROTO, "page entry 0x%llx is of no known type",
+                           (unsigned long long)entry);
         data += wire_pfn_has_data(entry);
         holes += type == PAGE_TYPE_HOLE;
     }
@@ -145,16 +152,20 @@ static int take_pages(struct reader *r, struct err *err)
         return err_set(err, -EPROTO, "PAGE_DATA of %u octets", r->length);
     count = get_le32(body);
     if (!count || count > LIBXC_PAGES_MAX)
-        return err_set(err, -EPROTO, "PAGE_DATA of %u pages, expected 1 to %u", count, LIBXC_PAGES_MAX);
+        return err_set(err, -EPROTO, "PAGE_DATA of %u pages, expected 1 to %u", count,
+                       LIBXC_PAGES_MAX);
     if (r->length < PAGES_HEADER_SIZE + 8 * count)
-        return err_set(err, -EPROTO, "PAGE_DATA of %u octets cannot hold %u entries", r->length, count);
+        return err_set(err, -EPROTO, "PAGE_DATA of %u octets cannot hold %u entries", r->length,
+                       count);
     rc = check_entries(body + PAGES_HEADER_SIZE, count, &data, &holes, err);
     if (rc)
         return rc;
     expected = PAGES_HEADER_SIZE + 8 * (size_t)count + (size_t)data * WIRE_PAGE_SIZE;
     if (r->length != expected)
-        return err_set(err, -EPROTO, "PAGE_DATA has %u octets, its %u entries need %zu", r->length, count, expected);
-    /* The restorer does nothing for a hole, and the first round of an HVM guest is holes for the most part. */
+        return err_set(err, -EPROTO, "PAGE_DATA has %u octets, its %u entries need %zu", r->length,
+                       count, expected);
+    /* The restorer does nothing for a hole, and the first round of an HVM guest is holes for the
+     * most part. */
     if (holes == count)
         return 0;
     /* The record header before it keeps the entries aligned. */
@@ -162,15 +173,19 @@ static int take_pages(struct reader *r, struct err *err)
                          body + PAGES_HEADER_SIZE + 8 * (size_t)count, err);
 }
 
-/* Rounds may be reordered within themselves, so what compares (VERIFY) or repeats (Remus, COLO) cannot be carried. */
+/* Rounds may be reordered within themselves, so what compares (VERIFY) or repeats (Remus, COLO)
+ * cannot be carried. */
 static int check_libxc_type(uint32_t type, struct err *err)
 {
     switch (type & ~RECORD_OPTIONAL) {
     case LIBXC_CHECKPOINT:
     case LIBXC_CHECKPOINT_DIRTY:
-        return err_set(err, -EPROTO, "record of type 0x%x: streams with checkpoints (Remus, COLO) are not carried", type);
+        return err_set(
+            err, -EPROTO,
+            "record of type 0x%x: streams with checkpoints (Remus, COLO) are not carried", type);
     case LIBXC_VERIFY:
-        return err_set(err, -EPROTO, "record of type 0x%x: streams that verify themselves are not carried", type);
+        return err_set(err, -EPROTO,
+                       "record of type 0x%x: streams that verify themselves are not carried", type);
     default:
         return 0;
     }
@@ -210,7 +225,8 @@ static int check_domain_header(const uint8_t *h, struct err *err)
     uint32_t type = get_le32(h);
 
     if (type != LIBXC_DOMAIN_PV && type != LIBXC_DOMAIN_HVM)
-        return err_set(err, -EPROTO, "libxc stream of domain type %u, expected 1 (PV) or 2 (HVM, PVH)", type);
+        return err_set(err, -EPROTO,
+                       "libxc stream of domain type %u, expected 1 (PV) or 2 (HVM, PVH)", type);
     if (get_le16(h + 4) != 12)
         return err_set(err, -EPROTO, "pages of 2^%u octets, expected 2^12", get_le16(h + 4));
     return 0;
@@ -243,7 +259,8 @@ static int read_libxl_header(struct reader *r, struct err *err)
     if (get_be64(header) != LIBXL_IDENT)
         return err_set(err, -EPROTO, "not a libxl stream");
     if (get_be32(header + 8) != LIBXL_VERSION)
-        return err_set(err, -EPROTO, "libxl stream of version %u, expected %u", get_be32(header + 8), LIBXL_VERSION);
+        return err_set(err, -EPROTO, "libxl stream of version %u, expected %u",
+                       get_be32(header + 8), LIBXL_VERSION);
     if (get_be32(header + 12) != LIBXL_OPTIONS_NONE)
         return err_set(err, -EPROTO, "libxl stream with options 0x%x", get_be32(header + 12));
     return r->ops->octets(r->data, header, sizeof(header), err);
@@ -257,8 +274,10 @@ static int read_libxc_context(struct reader *r, struct err *err)
     if (rc)
         return rc;
     if (r->type != LIBXL_LIBXC_CONTEXT || r->length)
-        return err_set(err, -EPROTO, "libxl record of type 0x%x with %u octets comes first, expected LIBXC_CONTEXT",
-                       r->type, r->length);
+        return err_set(
+            err, -EPROTO,
+            "libxl record of type 0x%x with %u octets comes first, expected LIBXC_CONTEXT", r->type,
+            r->length);
     rc = pass_record(r, err);
     return rc ? rc : read_libxc(r, err);
 }
@@ -272,13 +291,15 @@ static int read_libxl_record(struct reader *r, bool *ret_end, struct err *err)
     *ret_end = r->type == LIBXL_END;
     if (*ret_end && r->length)
         return err_set(err, -EPROTO, "the libxl stream's END has %u octets", r->length);
-    if (!*ret_end && r->type != LIBXL_EMULATOR_STORE && r->type != LIBXL_EMULATOR && !(r->type & RECORD_OPTIONAL))
+    if (!*ret_end && r->type != LIBXL_EMULATOR_STORE && r->type != LIBXL_EMULATOR &&
+        !(r->type & RECORD_OPTIONAL))
         return err_set(err, -EPROTO, "libxl record of type 0x%x is not carried", r->type);
     rc = read_record_body(r, LIBXL_RECORD_MAX, "a libxl record", err);
     return rc ? rc : pass_record(r, err);
 }
 
-int libxc_stream_read(int fd, bool bare, const struct libxc_reader_ops *ops, void *data, struct err *err)
+int libxc_stream_read(int fd, bool bare, const struct libxc_reader_ops *ops, void *data,
+                      struct err *err)
 {
     CLEANUP_FREE uint8_t *buffer = NULL;
     struct reader r = {.fd = fd, .ops = ops, .data = data};
@@ -318,8 +339,10 @@ static int write_vectors(int fd, struct iovec *iov, size_t count)
     return 0;
 }
 
-/* One vector a run of pages with data, one a zero page (`pages` holds none of these). Returns the number of vectors. */
-static size_t page_vectors(const uint64_t *entries, uint32_t count, const uint8_t *pages, struct iovec *iov)
+/* One vector a run of pages with data, one a zero page (`pages` holds none of these). Returns the
+ * number of vectors. */
+static size_t page_vectors(const uint64_t *entries, uint32_t count, const uint8_t *pages,
+                           struct iovec *iov)
 {
     static uint8_t zeroes[WIRE_PAGE_SIZE];
     size_t used = 0;
@@ -330,7 +353,8 @@ static size_t page_vectors(const uint64_t *entries, uint32_t count, const uint8_
         if (has_data && used && (uint8_t *)iov[used - 1].iov_base + iov[used - 1].iov_len == pages)
             iov[used - 1].iov_len += WIRE_PAGE_SIZE;
         else if (has_data)
-            iov[used++] = (struct iovec){.iov_base = (void *)(uintptr_t)pages, .iov_len = WIRE_PAGE_SIZE};
+            iov[used++] =
+                (struct iovec){.iov_base = (void *)(uintptr_t)pages, .iov_len = WIRE_PAGE_SIZE};
         else if (wire_pfn_has_data(entries[i] & ~WIRE_PFN_ZERO))
             iov[used++] = (struct iovec){.iov_base = zeroes, .iov_len = WIRE_PAGE_SIZE};
         if (has_data)
@@ -339,7 +363,8 @@ static size_t page_vectors(const uint64_t *entries, uint32_t count, const uint8_
     return used;
 }
 
-int libxc_write_pages(int fd, const uint64_t *entries, uint32_t count, const uint8_t *pages, struct err *err)
+int libxc_write_pages(int fd, const uint64_t *entries, uint32_t count, const uint8_t *pages,
+                      struct err *err)
 {
     uint8_t head[RECORD_HEADER_SIZE + PAGES_HEADER_SIZE + 8 * LIBXC_PAGES_MAX];
     size_t head_length = RECORD_HEADER_SIZE + PAGES_HEADER_SIZE + 8 * (size_t)count, vectors;

@@ -71,7 +71,9 @@ static int open_epoch(struct page_source *p, struct err *err)
     p->epoch_open = true;
     p->epoch_records = 0;
     bitmap_clear_run(&p->seen, 0, p->seen.bits);
+    pthread_mutex_lock(&p->lock);
     p->stats.epochs++;
+    pthread_mutex_unlock(&p->lock);
     return script_epoch(p, WIRE_EPOCH_BEGIN, p->epoch, 0, err);
 }
 
@@ -123,6 +125,24 @@ static void slot_queue(struct page_source *p, struct slot *s)
     p->stats.pages += s->count;
     pthread_mutex_unlock(&p->lock);
     stream_kick(p->config.stream);
+}
+
+/* How many of the entries name different page frames: an epoch holds each once. */
+static uint32_t distinct(const uint64_t *entries, uint32_t count)
+{
+    uint64_t highest = entries[0] & WIRE_PFN_MASK;
+
+    for (uint32_t n = 1; n < count; n++) {
+        uint64_t pfn = entries[n] & WIRE_PFN_MASK;
+
+        /* A stream's frames nearly always rise: what is above all of them is new. */
+        for (uint32_t i = 0; pfn <= highest && i < n; i++) {
+            if ((entries[i] & WIRE_PFN_MASK) == pfn)
+                return n;
+        }
+        highest = MAX(highest, pfn);
+    }
+    return count;
 }
 
 static bool any_seen(const struct page_source *p, const uint64_t *entries, uint32_t count)
@@ -180,8 +200,10 @@ int page_source_pages(struct page_source *p, const uint64_t *entries, uint32_t c
 {
     int r = check_pfns(p, entries, count, err);
 
-    for (uint32_t i = 0; r == 0 && i < count; i += BATCH)
-        r = queue_piece(p, entries + i, MIN(BATCH, count - i), &pages, err);
+    for (uint32_t i = 0, n; r == 0 && i < count; i += n) {
+        n = distinct(entries + i, MIN(BATCH, count - i));
+        r = queue_piece(p, entries + i, n, &pages, err);
+    }
     return r;
 }
 

@@ -21,7 +21,9 @@ static uint64_t add(uint64_t a, uint64_t b)
 
 static uint64_t time_for(uint64_t pages, uint64_t pages_per_second)
 {
-    return (uint64_t)((double)pages / (double)pages_per_second * (double)NS_PER_SEC);
+    double ns = (double)pages / (double)pages_per_second * (double)NS_PER_SEC;
+
+    return ns < (double)UINT64_MAX ? (uint64_t)ns : UINT64_MAX;
 }
 
 /* The pages that will be dirty once this round has been sent: what is dirtied meanwhile. A hot set is written over and over,
@@ -31,7 +33,7 @@ static uint64_t pages_after_round(const struct precopy_stats *s)
     double seconds = (double)s->dirty_pages / (double)s->pages_per_second;
     double dirtied = seconds * (double)s->dirtied_per_second;
 
-    if (dirtied > (double)s->dirty_pages)
+    if (!s->dirtied_per_second || dirtied > (double)s->dirty_pages)
         return (uint64_t)s->dirty_pages;
     return (uint64_t)dirtied;
 }

@@ -20,6 +20,7 @@
 #define RECORD_SPARSE   32u /* and at most this many when little of each is dirty */
 #define RUNS_MAX        (RECORD_SPARSE * CHUNK_BITS / 2)
 #define ZSTD_LEVEL      1
+#define RESTARTS_MAX    3
 
 _Static_assert(RUNS_MAX <= WIRE_DISK_BLOCKS_MAX, "a record can hold all runs of its chunks");
 
@@ -35,6 +36,7 @@ struct mirror_source {
     uint64_t in_flight;       /* records claimed and not acknowledged */
     bool active;              /* a pass is under way */
     bool bulk;                /* zeroes need not be sent */
+    int restarts;             /* copies from the beginning because marks may have been lost */
     uint64_t hole_end;        /* bulk: extents are known up to this octet */
     struct mirror_source_stats stats;
 };
@@ -75,7 +77,6 @@ static int skip_holes(struct mirror_source *m, struct err *err)
         if (to <= from)
             return 0;
         bitmap_clear_run(&m->todo, from, to - from);
-        length = MIN(to * TRACKER_GRANULARITY, m->dev->size) - from * TRACKER_GRANULARITY;
         length = MIN(to * TRACKER_GRANULARITY, m->dev->size) - from * TRACKER_GRANULARITY; /* whole blocks of it */
         m->stats.zeroes += length;
         m->stats.pass_done += length;
@@ -350,6 +351,8 @@ int mirror_source_begin_bulk(struct mirror_source *m, struct err *err)
 
     if (m->tracker) {
         r = m->tracker->ops->collect(m->tracker, &m->todo, &blocks, err);
+        if (r == -EIO) /* what may be lost so far is read now anyhow */
+            r = m->tracker->ops->reset(m->tracker, err);
         if (r < 0)
             return r;
     }
@@ -360,7 +363,25 @@ int mirror_source_begin_bulk(struct mirror_source *m, struct err *err)
     return 0;
 }
 
-int mirror_source_begin_pass(struct mirror_source *m, uint64_t *ret_blocks, struct err *err)
+/* Marks may have been lost: nothing of the disk is known any more. */
+static int start_anew(struct mirror_source *m, uint64_t *ret_blocks, struct err *err)
+{
+    struct err why = *err;
+    int r;
+
+    if (m->restarts == RESTARTS_MAX)
+        return err_prefix(err, -EIO, "after %d copies from the beginning", RESTARTS_MAX);
+    m->restarts++;
+    log_warn(AREA, "disk %u is copied anew: %s", m->config.index, why.text);
+    r = m->tracker->ops->reset(m->tracker, err);
+    if (r < 0)
+        return r;
+    bitmap_set_all(&m->todo);
+    *ret_blocks = m->todo.bits;
+    return 0;
+}
+
+int mirror_source_begin_pass(struct mirror_source *m, bool last, uint64_t *ret_blocks, struct err *err)
 {
     uint64_t first;
     int r;
@@ -370,6 +391,8 @@ int mirror_source_begin_pass(struct mirror_source *m, uint64_t *ret_blocks, stru
         return 0;
     assert(mirror_source_idle(m));
     r = m->tracker->ops->collect(m->tracker, &m->todo, ret_blocks, err);
+    if (r == -EIO && !last)
+        r = start_anew(m, ret_blocks, err);
     if (r < 0)
         return r;
     if (*ret_blocks == 0 && !bitmap_next_run(&m->todo, 0, 1, &first))

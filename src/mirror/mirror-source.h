@@ -42,8 +42,9 @@ void mirror_source_destroy(struct mirror_source *m); /* after the stream */
  * tracker are taken first: what they stand for is read in this pass anyhow. */
 int mirror_source_begin_bulk(struct mirror_source *m, struct err *err);
 
-/* Begins a pass over what was marked since. *ret_blocks 0: nothing was, no pass was begun. */
-int mirror_source_begin_pass(struct mirror_source *m, uint64_t *ret_blocks, struct err *err);
+/* Begins a pass over what was marked since. *ret_blocks 0: nothing was, no pass was begun. When the tracker may have lost
+ * marks, all of the disk is dirty again (a few times; then -EIO), or, with `last`, the guest stands still and it is -EIO. */
+int mirror_source_begin_pass(struct mirror_source *m, bool last, uint64_t *ret_blocks, struct err *err);
 
 /* Nothing left to read in this pass and nothing in flight. Thread-safe. */
 bool mirror_source_idle(struct mirror_source *m);

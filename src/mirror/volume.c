@@ -115,7 +115,8 @@ static int file_remove(const char *path, const char *session, struct err *err)
     char owner[64] = "";
     ssize_t n = getxattr(path, SESSION_XATTR, owner, sizeof(owner) - 1);
 
-    if (n >= 0 && strcmp(owner, session) != 0)
+    /* Only a file system without attributes leaves the name alone to go by. */
+    if (n < 0 ? errno != ENOTSUP : strcmp(owner, session) != 0)
         return 0;
     if (unlink(path) < 0 && errno != ENOENT)
         return err_errno(err, -errno, "removing %s", path);

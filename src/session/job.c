@@ -62,7 +62,13 @@ static int open_listener(struct job *j, struct err *err)
     if (j->listener < 0)
         return err_errno(err, -errno, "making the job's socket");
     (void)strcpy(a.sun_path, j->path);
-    if (bind(j->listener, (struct sockaddr *)&a, sizeof(a)) < 0 || listen(j->listener, 4) < 0)
+    if (bind(j->listener, (struct sockaddr *)&a, sizeof(a)) < 0) {
+        int r = -errno;
+
+        (void)close(take_fd(&j->listener)); /* what stands at the path is another's: job_destroy must not remove it */
+        return err_errno(err, r, "listening on %s", j->path);
+    }
+    if (listen(j->listener, 4) < 0)
         return err_errno(err, -errno, "listening on %s", j->path);
     return loop_watch(j->loop, j->listener, err);
 }
@@ -209,27 +215,44 @@ int job_list(json_t **ret, struct err *err)
     return r;
 }
 
-static int cancel_if(const char *path, json_t *status, void *data)
+/* The job that was asked for; both ends of one migration on this host bear one id. */
+struct search {
+    const char *what;
+    char path[PATH_MAX];
+    char id[64];
+    bool several;
+};
+
+static int find_job(const char *path, json_t *status, void *data)
 {
     const char *id = json_string_value(json_object_get(status, "id"));
     const char *guest = json_string_value(json_object_get(status, "guest"));
-    const char *what = data;
-    json_t *answer;
-    bool by_id = id && strlen(what) >= 4 && strncmp(id, what, strlen(what)) == 0;
+    struct search *s = data;
+    bool by_id = id && strlen(s->what) >= 4 && strncmp(id, s->what, strlen(s->what)) == 0;
 
-    if (!by_id && !(guest && strcmp(guest, what) == 0))
+    if (!by_id && !(guest && strcmp(guest, s->what) == 0))
         return 0;
-    if (ask(path, "cancel", &answer, NULL) < 0)
+    if (s->path[0]) {
+        s->several = s->several || !id || strcmp(s->id, id) != 0;
         return 0;
-    json_decref(answer);
-    return 1;
+    }
+    (void)snprintf(s->path, sizeof(s->path), "%s", path);
+    (void)snprintf(s->id, sizeof(s->id), "%s", id ? id : "");
+    return 0;
 }
 
 int job_cancel(const char *what, struct err *err)
 {
-    int r = each_job(cancel_if, (void *)(uintptr_t)what, err);
+    struct search s = {.what = what};
+    json_t *answer;
+    int r = each_job(find_job, &s, err);
 
     if (r < 0)
         return r;
-    return r ? 0 : err_set(err, -ENOENT, "no migration of \"%s\" is under way here: see xmotion list", what);
+    if (s.several)
+        return err_set(err, -ENOTUNIQ, "\"%s\" is the beginning of several migrations' ids, or the name of several guests: see xmotion list", what);
+    if (!s.path[0] || ask(s.path, "cancel", &answer, NULL) < 0)
+        return err_set(err, -ENOENT, "no migration of \"%s\" is under way here: see xmotion list", what);
+    json_decref(answer);
+    return 0;
 }

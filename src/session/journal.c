@@ -28,9 +28,15 @@ int journal_write(const char *state_dir, const struct journal_entry *e, struct e
     CLEANUP_FREE char *text = NULL;
     int r = entry_path(path, state_dir, NULL, err);
 
-    for (unsigned int i = 0; i < e->volume_count; i++)
-        json_array_append_new(volumes, json_pack("{s:i, s:s, s:I}", "kind", (int)e->volumes[i].kind, "path",
-                                                 e->volumes[i].path, "size", (json_int_t)e->volumes[i].size));
+    for (unsigned int i = 0; r == 0 && i < e->volume_count; i++) {
+        if (json_array_append_new(volumes, json_pack("{s:i, s:s, s:I}", "kind", (int)e->volumes[i].kind, "path",
+                                                     e->volumes[i].path, "size", (json_int_t)e->volumes[i].size)) < 0)
+            r = err_set(err, -EILSEQ, "the path %s cannot be noted in the journal: it is no UTF-8", e->volumes[i].path);
+    }
+    if (r < 0) {
+        json_decref(volumes);
+        return r;
+    }
     j = json_pack("{s:s, s:s, s:s, s:b, s:o}", "session", e->session, "guest", e->guest, "kind", e->kind, "go",
                   (int)e->go, "volumes", volumes);
     text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
@@ -86,7 +92,7 @@ static int parse(struct journal_entry *e, const json_t *j)
 
     memset(e, 0, sizeof(*e));
     if (json_unpack((json_t *)(uintptr_t)j, "{s:s, s:s, s:s, s:b, s:o}", "session", &session, "guest", &guest, "kind", &kind,
-                    "go", &go, "volumes", &volumes) < 0 ||
+                    "go", &go, "volumes", &volumes) < 0 || !json_is_array(volumes) ||
         strlen(session) >= sizeof(e->session) || strlen(guest) >= sizeof(e->guest) || strlen(kind) >= sizeof(e->kind))
         return -EINVAL;
     (void)strcpy(e->session, session);

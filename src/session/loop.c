@@ -46,13 +46,13 @@ static void signal_event(EV_P_ ev_signal *w, int events)
     ev_break(EV_A_ EVBREAK_ONE);
 }
 
-int loop_create(struct loop **ret, int main, struct err *err)
+int loop_create(struct loop **ret, struct err *err)
 {
     struct loop *l = calloc(1, sizeof(*l));
 
     if (!l)
         return err_set(err, -ENOMEM, "out of memory");
-    l->ev = main ? ev_default_loop(EVFLAG_AUTO) : ev_loop_new(EVFLAG_AUTO);
+    l->ev = ev_loop_new(EVFLAG_AUTO); /* never the default loop: it reaps every child of the process */
     if (!l->ev) {
         free(l);
         return err_set(err, -EMFILE, "no event loop can be made");

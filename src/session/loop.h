@@ -10,8 +10,7 @@
 
 struct loop;
 
-/* `main`: the process's one loop that may watch signals. */
-int loop_create(struct loop **ret, int main, struct err *err);
+int loop_create(struct loop **ret, struct err *err);
 void loop_destroy(struct loop *l);
 
 /* A turn ends when `fd` is readable. At most LOOP_FDS. */
@@ -19,7 +18,7 @@ void loop_destroy(struct loop *l);
 int loop_watch(struct loop *l, int fd, struct err *err);
 void loop_unwatch(struct loop *l, int fd);
 
-/* Counts signals; loop_signals returns how many of `signo` came so far. */
+/* A signal is watched by one loop of the process. Counts them; loop_signals returns how many of `signo` came so far. */
 int loop_watch_signal(struct loop *l, int signo, struct err *err);
 unsigned int loop_signals(const struct loop *l);
 

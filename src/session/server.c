@@ -331,7 +331,7 @@ static int server_init(struct server *s, const struct server_config *config, str
     s->listener = -1;
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->changed, NULL);
-    r = loop_create(&s->loop, 1, err);
+    r = loop_create(&s->loop, err);
     if (r == 0)
         r = loop_watch_signal(s->loop, SIGINT, err);
     if (r == 0)

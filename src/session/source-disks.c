@@ -7,8 +7,10 @@
 
 #include <string.h>
 
-/* A pass costs a look at the whole bitmap and a record for every few blocks: not more often than this. */
+/* A pass costs a look at the whole bitmap and a record for every few blocks: not more often than this, and not before what
+ * is dirty would take this part of the downtime. A block that is written over and over is sent that much less often. */
 #define PASS_INTERVAL  (50 * NS_PER_MS)
+#define PASS_SHARE     4
 #define DRAIN_TIMEOUT  (30 * NS_PER_SEC)
 /* Of the last pass, besides its data. */
 #define PASS_OVERHEAD  (2 * NS_PER_MS)
@@ -71,6 +73,7 @@ int source_disks_begin(struct source *s, struct err *err)
 int source_disks_drive(struct source *s, struct err *err)
 {
     uint64_t now = clock_now();
+    bool due = !s->disks_final && source_disks_tail_ns(s) > s->config->limits.downtime_ns / PASS_SHARE;
 
     for (unsigned int i = 0; i < s->guest->disk_count; i++) {
         uint64_t blocks;
@@ -82,10 +85,10 @@ int source_disks_drive(struct source *s, struct err *err)
             s->disk_bulk_done[i] = true;
             s->disk_pass_ended_ns[i] = now;
         }
-        if (s->disks_final || now - s->disk_pass_ended_ns[i] < PASS_INTERVAL)
+        if (!due || now - s->disk_pass_ended_ns[i] < PASS_INTERVAL)
             continue;
         s->disk_pass_ended_ns[i] = now;
-        r = mirror_source_begin_pass(s->disks[i], &blocks, err);
+        r = mirror_source_begin_pass(s->disks[i], false, &blocks, err);
         if (r < 0)
             return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
     }
@@ -150,7 +153,7 @@ static int begin_all(struct source *s, uint64_t *ret_blocks, struct err *err)
     *ret_blocks = 0;
     for (unsigned int i = 0; i < s->guest->disk_count; i++) {
         uint64_t blocks;
-        int r = mirror_source_begin_pass(s->disks[i], &blocks, err);
+        int r = mirror_source_begin_pass(s->disks[i], true, &blocks, err);
 
         if (r < 0)
             return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);

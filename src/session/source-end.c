@@ -115,7 +115,7 @@ static enum source_outcome run_go_command(struct source *s, enum source_outcome 
     const char *told = outcome == SOURCE_MOVED ? "XMOTION_OUTCOME=moved" : "XMOTION_OUTCOME=failed";
     struct err failed;
 
-    if (!s->config->go_command || !s->suspended_seen || run_shell(s->config->go_command, told, &failed) == 0)
+    if (!s->config->go_command || !s->times.suspend_begin || run_shell(s->config->go_command, told, &failed) == 0)
         return outcome;
     if (outcome != SOURCE_MOVED)
         return outcome;

@@ -275,10 +275,11 @@ static int converge_mapped(struct source *s, struct bitmap *dirty, const uint8_t
         note_dirty(s, pages);
         pages = bitmap_count(dirty);
         d = decide(s, (int64_t)pages);
-        if (d == PRECOPY_STOP)
-            break;
         if (d == PRECOPY_ABORT)
             return late(s, err);
+        /* What was predicted is the stop after this round, so it is sent while the guest runs, as libxenguest does. */
+        if (d == PRECOPY_STOP)
+            return pages ? send_round(s, dirty, ram, pages, err) : 0;
         r = d == PRECOPY_WAIT ? source_wait(s, a_moment_later, err) : send_round(s, dirty, ram, pages, err);
     }
     return r;

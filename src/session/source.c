@@ -421,7 +421,7 @@ static int source_init(struct source *s, const struct source_config *config, str
     pthread_mutex_init(&s->lock, NULL);
     r = new_id(s->id, err);
     if (r == 0)
-        r = loop_create(&s->loop, 1, err);
+        r = loop_create(&s->loop, err);
     if (r == 0)
         r = loop_watch_signal(s->loop, SIGINT, err);
     if (r == 0)

@@ -484,7 +484,7 @@ int target_create(struct target **ret, const struct server_config *config, const
     (void)snprintf(t->journal.session, sizeof(t->journal.session), "%s", session);
     (void)snprintf(t->fingerprint, sizeof(t->fingerprint), "%s", conn_peer_fingerprint(control));
     (void)snprintf(job, sizeof(job), "%s.in", session);
-    r = loop_create(&t->loop, 0, err);
+    r = loop_create(&t->loop, err);
     if (r < 0)
         conn_destroy(control);
     else

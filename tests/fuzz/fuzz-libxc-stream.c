@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The stream reader on anything: the first octet chooses between a bare libxc stream and libxl's. What is read is
- * written again, and must come out as it went in, but for records of holes. */
+/* The stream reader on anything: the first octet chooses between a bare libxc stream and libxl's.
+ * What is read is written again, and must come out as it went in, but for records of holes. */
 #include "base/bytes.h"
 #include "base/fdio.h"
 #include "memsync/libxc-stream.h"
@@ -45,7 +45,8 @@ static int take_octets(void *data, const uint8_t *octets, size_t len, struct err
     return 0;
 }
 
-static int take_pages(void *data, const uint64_t *entries, uint32_t count, const uint8_t *pages, struct err *err)
+static int take_pages(void *data, const uint64_t *entries, uint32_t count, const uint8_t *pages,
+                      struct err *err)
 {
     static uint8_t written[8u << 20];
     struct check *c = data;
@@ -54,7 +55,8 @@ static int take_pages(void *data, const uint64_t *entries, uint32_t count, const
     assert(!ftruncate(c->fd, 0) && !lseek(c->fd, 0, SEEK_SET));
     assert(!libxc_write_pages(c->fd, entries, count, pages, err));
     length = lseek(c->fd, 0, SEEK_END);
-    assert(length > 0 && (size_t)length <= sizeof(written) && !fd_pread_full(c->fd, written, (size_t)length, 0));
+    assert(length > 0 && (size_t)length <= sizeof(written) &&
+           !fd_pread_full(c->fd, written, (size_t)length, 0));
     skip_holes(c);
     assert((size_t)length <= c->left);
     memcpy(written + 12, c->expected + 12, 4); /* reserved, not kept */
@@ -71,7 +73,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!size)
         return 0;
     in = memfd_create("in", MFD_CLOEXEC);
-    c = (struct check){.expected = data + 1, .left = size - 1, .fd = memfd_create("out", MFD_CLOEXEC)};
+    c = (struct check){
+        .expected = data + 1, .left = size - 1, .fd = memfd_create("out", MFD_CLOEXEC)};
     assert(in >= 0 && c.fd >= 0 && !fd_pwrite_full(in, data + 1, size - 1, 0));
     (void)libxc_stream_read(in, data[0] & 1, &ops, &c, &err);
     close(in);

@@ -63,7 +63,8 @@ wait_for() {
 # are split, and that a block of it is not the same block of the device.
 linear() {
     half=$(($(blockdev --getsz "$2") / 2))
-    printf '0 %s linear %s %s\n%s %s linear %s 0\n' "$half" "$2" "$half" "$half" "$half" "$2" | DM_DISABLE_UDEV=1 dmsetup create "$1"
+    printf '0 %s linear %s %s\n%s %s linear %s 0\n' "$half" "$2" "$half" "$half" "$half" "$2" |
+        DM_DISABLE_UDEV=1 dmsetup create "$1"
 }
 
 # Emulated processors may run kernel code while it is patched, and die of it ("Oops: int3"; QEMU's fault). A tracepoint

@@ -187,6 +187,14 @@ static void start_command(struct writers *w, const struct options *o, uint64_t s
         errx(EXIT_BROKEN, "cannot start a thread");
 }
 
+/* Passes go on to the end of a command: what it discards must not still be marked as written. */
+static bool is_over(const struct options *o, const struct writers *w, uint64_t begin)
+{
+    if (o->command)
+        return writers_read(&w->ops) > 0;
+    return clock_now() - begin >= o->ms * NS_PER_MS;
+}
+
 /* The writers run already: the tracker is attached to a disk that is being written. */
 static int copy_live(struct copier *c, struct writers *w, const struct options *o)
 {
@@ -199,7 +207,7 @@ static int copy_live(struct copier *c, struct writers *w, const struct options *
     __atomic_store_n(&w->tracked, true, __ATOMIC_SEQ_CST);
     copy_range(c, 0, c->size);
     begin = clock_now();
-    while (n >= 0 && clock_now() - begin < o->ms * NS_PER_MS)
+    while (n >= 0 && !is_over(o, w, begin))
         n = copy_pass(c);
     return n < 0 ? (int)n : 0;
 }

@@ -5,11 +5,22 @@
 
 #include "temp-dir.h"
 
+#include <fcntl.h>
 #include <stdint.h>
 
 struct loop_device {
     char path[64];
+    int fd; /* the device goes with it: also when the test fails or is killed */
 };
+
+static inline void loop_device_detach(const char *path)
+{
+    const char *const argv[] = {"losetup", "--detach", path, NULL};
+    char output[200];
+    struct err err = {0};
+
+    ck_assert_msg(run_program(argv, output, sizeof(output), &err) == 0, "%s", err.text);
+}
 
 /* false, and said why: none can be made here. */
 static inline bool loop_device_make(struct loop_device *l, const char *file, uint64_t size, const char *sector)
@@ -24,16 +35,15 @@ static inline bool loop_device_make(struct loop_device *l, const char *file, uin
         return false;
     }
     l->path[strcspn(l->path, "\n")] = '\0';
+    l->fd = open(l->path, O_RDONLY | O_CLOEXEC);
+    ck_assert_int_ge(l->fd, 0);
+    loop_device_detach(l->path); /* while it is open the kernel only notes it */
     return true;
 }
 
-static inline void loop_device_remove(const struct loop_device *l)
+static inline void loop_device_remove(struct loop_device *l)
 {
-    const char *const argv[] = {"losetup", "--detach", l->path, NULL};
-    char output[200];
-    struct err err = {0};
-
-    ck_assert_msg(run_program(argv, output, sizeof(output), &err) == 0, "%s", err.text);
+    ck_assert_int_eq(close(l->fd), 0);
 }
 
 #endif

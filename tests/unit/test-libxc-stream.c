@@ -95,7 +95,7 @@ static void add_hvm(struct stream *s, bool bare)
     add_record(s, 0, 0, 0);
     if (bare)
         return;
-    add_record(s, 2, 77, 'x'); /* EMULATOR_XENSTORE_DATA */
+    add_record(s, 2, 77, 'x');   /* EMULATOR_XENSTORE_DATA */
     add_record(s, 3, 5000, 'q'); /* EMULATOR_CONTEXT */
     add_record(s, 0, 0, 0);
 }
@@ -118,7 +118,8 @@ struct copier {
     int fail_after; /* records; -1 never */
 };
 
-static int copy_pages(void *data, const uint64_t *entries, uint32_t count, const uint8_t *pages, struct err *err)
+static int copy_pages(void *data, const uint64_t *entries, uint32_t count, const uint8_t *pages,
+                      struct err *err)
 {
     static const uint8_t zero[WIRE_PAGE_SIZE];
     static uint8_t kept[LIBXC_PAGES_MAX * WIRE_PAGE_SIZE];
@@ -235,10 +236,12 @@ END_TEST
 START_TEST(truncated_anywhere_is_refused)
 {
     add_pv(&made);
-    for (size_t length = 0; length < made.length; length += length > 300 && length + 300 < made.length ? 37 : 1)
+    for (size_t length = 0;
+         length<made.length; length += length> 300 && length + 300 < made.length ? 37 : 1)
         expect_refused(&made, length, false, "ends in");
     add_hvm(&made, false);
-    for (size_t length = 0; length < made.length; length += length > 300 && length + 300 < made.length ? 37 : 1)
+    for (size_t length = 0;
+         length<made.length; length += length> 300 && length + 300 < made.length ? 37 : 1)
         expect_refused(&made, length, false, "ends in");
 }
 END_TEST
@@ -250,8 +253,9 @@ START_TEST(wrong_headers_are_refused)
         size_t at;
         const char *text;
     } cases[] = {
-        {0, "not a libxl"}, {11, "version"}, {12, "options"}, {15, "options"}, {16, "comes first"}, {20, "comes first"},
-        {24, "not a libxc"}, {32, "not a libxc"}, {39, "version"}, {40, "options"}, {48, "domain type"}, {52, "pages of"},
+        {0, "not a libxl"},  {11, "version"},     {12, "options"},     {15, "options"},
+        {16, "comes first"}, {20, "comes first"}, {24, "not a libxc"}, {32, "not a libxc"},
+        {39, "version"},     {40, "options"},     {48, "domain type"}, {52, "pages of"},
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -345,7 +349,8 @@ START_TEST(a_full_record_of_zeroes_and_data_is_written)
         entries[i] = i | (i % 2 ? WIRE_PFN_ZERO : 0);
     memset(pages, 0x5a, sizeof(pages));
     ck_assert_int_eq(libxc_write_pages(fd, entries, LIBXC_PAGES_MAX, pages, NULL), 0);
-    ck_assert_uint_eq((uint64_t)lseek(fd, 0, SEEK_END), 16 + LIBXC_PAGES_MAX * (8 + WIRE_PAGE_SIZE));
+    ck_assert_uint_eq((uint64_t)lseek(fd, 0, SEEK_END),
+                      16 + LIBXC_PAGES_MAX * (8 + WIRE_PAGE_SIZE));
     ck_assert_int_eq(fd_pread_full(fd, out, sizeof(out), 16 + 8 * LIBXC_PAGES_MAX), 0);
     for (size_t i = 0; i < sizeof(out); i++)
         ck_assert_msg(out[i] == (i / WIRE_PAGE_SIZE % 2 ? 0 : 0x5a), "octet %zu", i);
@@ -353,6 +358,8 @@ START_TEST(a_full_record_of_zeroes_and_data_is_written)
 }
 END_TEST
 
-UNIT_MAIN("libxc-stream", streams_come_out_as_they_went_in, reading_stops_at_the_end, records_of_holes_are_left_out, truncated_anywhere_is_refused,
-          wrong_headers_are_refused, checkpoints_are_refused, oversize_is_refused_before_it_is_read,
-          wrong_page_records_are_refused, a_callback_ends_the_reading, a_full_record_of_zeroes_and_data_is_written)
+UNIT_MAIN("libxc-stream", streams_come_out_as_they_went_in, reading_stops_at_the_end,
+          records_of_holes_are_left_out, truncated_anywhere_is_refused, wrong_headers_are_refused,
+          checkpoints_are_refused, oversize_is_refused_before_it_is_read,
+          wrong_page_records_are_refused, a_callback_ends_the_reading,
+          a_full_record_of_zeroes_and_data_is_written)

@@ -47,7 +47,7 @@ static uint64_t begin_pass(void)
 {
     uint64_t blocks;
 
-    ck_assert_int_eq(mirror_source_begin_pass(source, &blocks, &err), 0);
+    ck_assert_int_eq(mirror_source_begin_pass(source, false, &blocks, &err), 0);
     return blocks;
 }
 

@@ -60,7 +60,8 @@ START_TEST(times)
 {
     static const struct parsed table[] = {
         {"300ms", 300 * NS_PER_MS}, {"5s", 5 * NS_PER_SEC},     {"10m", 600 * NS_PER_SEC}, {"1h", 3600 * NS_PER_SEC},
-        {"0s", 0},                  {"0.5s", 500 * NS_PER_MS}, {"1.5ms", 1500000},        {"2400000h", UINT64_C(2400000) * 3600 * NS_PER_SEC},
+        {"0s", 0},                  {"0.5s", 500 * NS_PER_MS}, {"1.5ms", 1500000},
+        {"2400000h", UINT64_C(2400000) * 3600 * NS_PER_SEC},
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
@@ -74,7 +75,8 @@ END_TEST
 
 START_TEST(no_times)
 {
-    static const char *const table[] = {"", "5", "s", "-1s", "1 s", "5S", "5sec", "5d", "5us", "1e300h", "9e18ms", "3000000h"};
+    static const char *const table[] = {"",   "5",    "s",  "-1s", "1 s",    "5S",
+                                        "5d", "5sec", "5us", "5M", "1e300h", "9e18ms", "3000000h"};
 
     for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
         uint64_t got = 7;

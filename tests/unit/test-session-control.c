@@ -21,7 +21,7 @@ static void control_make(void)
 
     pair_make(&pair);
     pair_connect(&pair, &peer, &conn);
-    ck_assert_int_eq(loop_create(&loop, 0, &err), 0);
+    ck_assert_int_eq(loop_create(&loop, &err), 0);
     ck_assert_int_eq(control_init(&control, conn, loop, &err), 0);
 }
 
@@ -48,7 +48,8 @@ static void peer_gets(enum wire_type type, const char *text)
     ck_assert_msg(conn_recv(peer, &record, &err) == 0, "%s", err.text);
     ck_assert_str_eq(wire_type_name((uint16_t)record.type), wire_type_name((uint16_t)type));
     ck_assert_uint_eq(record.length, strlen(text));
-    ck_assert_mem_eq(record.body, text, record.length);
+    if (record.length)
+        ck_assert_mem_eq(record.body, text, record.length);
 }
 
 static void peer_gets_nothing(void)
@@ -119,7 +120,8 @@ END_TEST
 
 START_TEST(body_must_be_an_object)
 {
-    static const char *const bodies[] = {"", "x", "5", "[]", "\"a\"", "{", "{}x", "{\"a\":1,\"a\":2}", "{\"a\":\"\xff\"}"};
+    static const char *const bodies[] = {"",  "x",   "5",  "[]", "\"a\"",
+                                         "{", "{}x", "{\"a\":1,\"a\":2}", "{\"a\":\"\xff\"}"};
     json_t *j = NULL;
 
     control_make();
@@ -284,7 +286,7 @@ START_TEST(wake_ends_the_next_turn)
 {
     uint64_t begin = clock_now();
 
-    ck_assert_int_eq(loop_create(&loop, 0, &err), 0);
+    ck_assert_int_eq(loop_create(&loop, &err), 0);
     loop_wake(loop);
     loop_turn(loop, PATIENT_TURN);
     ck_assert_uint_lt(clock_now() - begin, PATIENT_TURN);
@@ -302,7 +304,7 @@ START_TEST(wake_of_another_thread_ends_the_turn)
 {
     pthread_t thread;
 
-    ck_assert_int_eq(loop_create(&loop, 0, &err), 0);
+    ck_assert_int_eq(loop_create(&loop, &err), 0);
     for (int i = 0; i < 100; i++) {
         ck_assert_int_eq(pthread_create(&thread, NULL, wake_it, loop), 0);
         loop_turn(loop, PATIENT_TURN);
@@ -316,7 +318,7 @@ START_TEST(turn_ends_by_itself)
 {
     uint64_t begin = clock_now();
 
-    ck_assert_int_eq(loop_create(&loop, 0, &err), 0);
+    ck_assert_int_eq(loop_create(&loop, &err), 0);
     loop_turn(loop, 20 * NS_PER_MS);
     ck_assert_uint_ge(clock_now() - begin, 19 * NS_PER_MS);
     loop_turn(loop, 0);
@@ -328,7 +330,7 @@ START_TEST(loop_watches_so_many_descriptors)
 {
     int fds[2];
 
-    ck_assert_int_eq(loop_create(&loop, 0, &err), 0);
+    ck_assert_int_eq(loop_create(&loop, &err), 0);
     ck_assert_int_eq(pipe(fds), 0);
     for (int i = 0; i < LOOP_FDS; i++)
         ck_assert_int_eq(loop_watch(loop, fds[0], &err), 0);
@@ -345,7 +347,7 @@ END_TEST
 
 START_TEST(signals_are_counted)
 {
-    ck_assert_int_eq(loop_create(&loop, 1, &err), 0);
+    ck_assert_int_eq(loop_create(&loop, &err), 0);
     ck_assert_int_eq(loop_watch_signal(loop, SIGUSR1, &err), 0);
     ck_assert_uint_eq(loop_signals(loop), 0);
     for (unsigned int n = 1; n <= 2; n++) {

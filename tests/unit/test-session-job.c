@@ -47,7 +47,7 @@ static void session_start(struct session *s, const char *id, const char *guest)
     memset(s, 0, sizeof(*s));
     s->id = id;
     s->guest = guest;
-    ck_assert_int_eq(loop_create(&s->loop, 0, &err), 0);
+    ck_assert_int_eq(loop_create(&s->loop, &err), 0);
     ck_assert_msg(job_create(&s->job, s->loop, id, status, s, &err) == 0, "%s", err.text);
     ck_assert_int_eq(pthread_create(&s->thread, NULL, session_main, s), 0);
 }
@@ -110,7 +110,7 @@ START_TEST(run_folder_too_deep_for_a_socket)
     temp_dir_make();
     (void)snprintf(deep, sizeof(deep), "%s/%0100d", temp_dir, 0);
     ck_assert_int_eq(setenv("XMOTION_RUN_DIR", deep, 1), 0);
-    ck_assert_int_eq(loop_create(&loop, 0, &err), 0);
+    ck_assert_int_eq(loop_create(&loop, &err), 0);
     ck_assert_int_eq(job_create(&job, loop, "abcd", status, NULL, &err), -ENAMETOOLONG);
     ck_assert_ptr_nonnull(strstr(err.text, "too long for a socket"));
     loop_destroy(loop);
@@ -234,7 +234,7 @@ START_TEST(id_is_given_once)
 
     run_dir_make();
     session_start(&s, "aaaa1111", "web");
-    ck_assert_int_eq(loop_create(&loop, 0, &err), 0);
+    ck_assert_int_eq(loop_create(&loop, &err), 0);
     ck_assert_int_eq(job_create(&job, loop, "aaaa1111", status, &s, &err), -EADDRINUSE);
     ck_assert(temp_exists("run/jobs/aaaa1111"));
     ck_assert_uint_eq(list(NULL), 1);

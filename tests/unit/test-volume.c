@@ -46,9 +46,10 @@ END_TEST
 
 START_TEST(no_srs)
 {
-    static const char *const table[] = {"",        "lvm",      "lvm:",    "dir:",     "dir",     ":",       "/x",
-                                        "dir:x",   "dir:./x",  "LVM:x",   "nfs:/x",   "lvm:/dev/vg", "lvm:a b", "lvm:-x",
-                                        "lvm:..",  "lvm:.",    "lvm:a/../b", "lvmx:a", "x:lvm:a", "lvm:a;b", "lvm:vg\n"};
+    static const char *const table[] = {"",        "lvm",     "lvm:",       "dir:",   "dir",         ":",       "/x",
+                                        "dir:x",   "dir:./x", "LVM:x",      "nfs:/x", "lvm:/dev/vg", "lvm:a b", "lvm:-x",
+                                        "lvm:..",  "lvm:.",   "lvm:a/../b", "lvmx:a", "x:lvm:a",     "lvm:a;b",
+                                        "lvm:vg\n"};
     static char longest[VOLUME_PATH_MAX + 10] = "dir:/";
     struct volume_sr sr;
 

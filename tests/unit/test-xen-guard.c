@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What a peer's configuration may ask this host's root to do. libxl's types need no Xen to run on. */
+/* What a peer's configuration may ask this host's root to do. libxl's types need no Xen to run on.
+ */
 #include "hv/xen/xen-agent.h"
 #include "unit.h"
 
@@ -88,7 +89,8 @@ END_TEST
 
 START_TEST(programs_of_the_peer_are_refused)
 {
-    static const char *const scripts[] = {"/tmp/evil", "/etc/xen/scripts/../../../tmp/evil", "../evil", ".hidden",
+    static const char *const scripts[] = {"/tmp/evil",  "/etc/xen/scripts/../../../tmp/evil",
+                                          "../evil",    ".hidden",
                                           "vif bridge", "vif-bridge;id"};
 
     for (size_t i = 0; i < sizeof(scripts) / sizeof(scripts[0]); i++) {
@@ -116,4 +118,5 @@ START_TEST(programs_of_the_peer_are_refused)
 }
 END_TEST
 
-UNIT_MAIN("xen-guard", plain_guests_pass, what_stays_behind_is_refused, programs_of_the_peer_are_refused)
+UNIT_MAIN("xen-guard", plain_guests_pass, what_stays_behind_is_refused,
+          programs_of_the_peer_are_refused)

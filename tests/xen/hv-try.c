@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The hypervisor seam on real Xen without the engine: a guest moves with its memory, its disks must be at the target
- * already (or do not matter). In the target's dom0, then in the source's:
- *     hv-try target PORT DISK...            hv-try source GUEST ADDRESS PORT ROUNDS [--give-back]
- * The libxl stream goes over one connection, read and written again by memsync's libxc-stream on the way; one line of JSON
- * a message over another. --die STAGE (open, policy, suspended, saved, built, aside) kills this process there, without a
- * chance to clean up: the guest must survive that. Prints "KEY VALUE" lines, times in milliseconds since the suspend. */
+/* The hypervisor seam on real Xen without the engine: a guest moves with its memory, its disks must
+ * be at the target already (or do not matter). In the target's dom0, then in the source's: hv-try
+ * target PORT DISK...            hv-try source GUEST ADDRESS PORT ROUNDS [--give-back] The libxl
+ * stream goes over one connection, read and written again by memsync's libxc-stream on the way; one
+ * line of JSON a message over another. --die STAGE (open, policy, suspended, saved, built, aside)
+ * kills this process there, without a chance to clean up: the guest must survive that. --wait FILE:
+ * GO is given when FILE exists, so that the disks can be copied while the guest stands still.
+ * Prints "KEY VALUE" lines, times in milliseconds since the suspend. */
 #include "base/clock.h"
 #include "base/fdio.h"
 #include "hv/hv.h"
@@ -20,7 +22,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *die_at = "";
+static const char *die_at = "", *wait_file;
 static uint64_t began, zero;
 
 static struct hv_source *given_back_on_failure;
@@ -127,7 +129,8 @@ struct relay {
     uint64_t pages, zeroes, records;
 };
 
-static int relay_pages(void *data, const uint64_t *entries, uint32_t count, const uint8_t *pages, struct err *err)
+static int relay_pages(void *data, const uint64_t *entries, uint32_t count, const uint8_t *pages,
+                       struct err *err)
 {
     static uint8_t kept[LIBXC_PAGES_MAX * WIRE_PAGE_SIZE];
     uint64_t marked[LIBXC_PAGES_MAX];
@@ -167,8 +170,9 @@ static void *relay_parsed(void *data)
     struct err err = {0};
     int rc = libxc_stream_read(r->from, false, &ops, r, &err);
 
-    printf("stream %s: %llu records, %llu pages, %llu zero\n", rc ? err.text : "whole", (unsigned long long)r->records,
-           (unsigned long long)r->pages, (unsigned long long)r->zeroes);
+    printf("stream %s: %llu records, %llu pages, %llu zero\n", rc ? err.text : "whole",
+           (unsigned long long)r->records, (unsigned long long)r->pages,
+           (unsigned long long)r->zeroes);
     fflush(stdout);
     close(r->from);
     shutdown(r->to, SHUT_WR);
@@ -181,7 +185,8 @@ static void *relay_raw(void *data)
     struct relay *r = data;
     ssize_t n;
 
-    while ((n = read(r->from, buffer, sizeof(buffer))) > 0 && !fd_write_full(r->to, buffer, (size_t)n))
+    while ((n = read(r->from, buffer, sizeof(buffer))) > 0 &&
+           !fd_write_full(r->to, buffer, (size_t)n))
         ;
     close(r->to);
     return NULL;
@@ -210,14 +215,18 @@ static void source_until(struct hv_source *s, enum hv_event_kind wanted, unsigne
         need(rc, &err, "next_event");
         if (event.kind == HV_POLICY) {
             printf("%.1f s: policy %u %s dirty %lld written %llu\n",
-                   (double)(clock_now() - began) / 1e9, event.iteration, event.before_round ? "before" : "after",
-                   (long long)event.dirty_pages, (unsigned long long)event.total_written);
+                   (double)(clock_now() - began) / 1e9, event.iteration,
+                   event.before_round ? "before" : "after", (long long)event.dirty_pages,
+                   (unsigned long long)event.total_written);
             fflush(stdout);
             stage("policy");
             if (!event.before_round)
                 clock_sleep(300 * NS_PER_MS);
-            need(s->ops->policy_answer(s, !event.before_round && event.iteration + 1 >= rounds ? HV_STOP : HV_CONTINUE,
-                                       &err), &err, "policy");
+            need(s->ops->policy_answer(
+                     s,
+                     !event.before_round && event.iteration + 1 >= rounds ? HV_STOP : HV_CONTINUE,
+                     &err),
+                 &err, "policy");
         } else if (event.kind == wanted) {
             if (event.duration_ns)
                 printf("duration %.1f\n", (double)event.duration_ns / 1e6);
@@ -269,8 +278,9 @@ static int run_source(char **argv, bool give_back)
     FILE *control;
 
     need(hv_source_open_xen(&s, argv[0], &err), &err, "open");
-    printf("guest %s %s, %llu MiB, max PFN 0x%llx\n", s->ops->guest(s)->kind, s->ops->guest(s)->name,
-           (unsigned long long)s->ops->guest(s)->memory >> 20, (unsigned long long)s->ops->guest(s)->max_pfn);
+    printf("guest %s %s, %llu MiB, max PFN 0x%llx\n", s->ops->guest(s)->kind,
+           s->ops->guest(s)->name, (unsigned long long)s->ops->guest(s)->memory >> 20,
+           (unsigned long long)s->ops->guest(s)->max_pfn);
     for (unsigned int i = 0; i < s->ops->guest(s)->disk_count; i++)
         printf("disk %s %s %llu\n", s->ops->guest(s)->disks[i].vbd, s->ops->guest(s)->disks[i].path,
                (unsigned long long)s->ops->guest(s)->disks[i].size);
@@ -298,6 +308,8 @@ static int run_source(char **argv, bool give_back)
         return EXIT_FAILURE;
     tell_time("built");
     stage("built");
+    while (wait_file && access(wait_file, F_OK))
+        clock_sleep(100 * NS_PER_MS);
     if (give_back)
         source_take_back(s, control);
     else
@@ -385,6 +397,8 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--give-back"))
             give_back = true;
+        else if (!strcmp(argv[i], "--wait") && i + 1 < argc)
+            wait_file = argv[++i];
         else if (!strcmp(argv[i], "--die") && i + 1 < argc)
             die_at = argv[++i];
         else

@@ -3,13 +3,16 @@
 # Moves with xmotion, for scenarios: vm1 from host a to volume group vg1 of host b.
 
 RECEIVER=10.9.0.2:7799
-LAB_DOWNTIME=${LAB_DOWNTIME:-5s} # what emulation needs for one stop
-LAB_MOVE_LIMIT=${LAB_MOVE_LIMIT:-600} # seconds
+LAB_DOWNTIME=${LAB_DOWNTIME:-5s}     # what emulation needs for one stop
+LAB_DIRTY=${LAB_DIRTY:-2048}      # KiB a second; more than the emulated hosts can carry never converges
+LAB_WRITE=${LAB_WRITE:-256}
+LAB_SEND_OPTIONS=${LAB_SEND_OPTIONS---timeout 3m --on-timeout stop} # a loaded machine may never carry the load
+LAB_MOVE_LIMIT=${LAB_MOVE_LIMIT:-900} # seconds
 
 # receiver_start: a receiver on host b that listens.
 receiver_start() {
     on b "start recv xmotion recv --listen $RECEIVER --sr lvm:vg1 --json"
-    wait_for 30 on b 'nc -w 1 10.9.0.2 7799 < /dev/null' || { on b cat /var/log/recv.log; fail 'the receiver does not listen'; }
+    wait_for 30 on b 'nc -w 1 10.9.0.2 7799 < /dev/null 2> /dev/null' || { on b cat /var/log/recv.log; fail 'the receiver does not listen'; }
 }
 
 # pair_hosts: b takes guests from a, and a knows b.
@@ -23,12 +26,12 @@ pair_hosts() {
 
 # send_start: begins to move vm1, with more options of "xmotion send" from LAB_SEND_OPTIONS.
 send_start() {
-    on a "start send xmotion send vm1 $RECEIVER --sr lvm:vg1 --downtime $LAB_DOWNTIME --json ${LAB_SEND_OPTIONS:-}"
+    on a "start send xmotion send vm1 $RECEIVER --sr lvm:vg1 --downtime $LAB_DOWNTIME --json $LAB_SEND_OPTIONS"
 }
 
 # send_reaches PHASE: waits until the move is in its phase "disks" or "memory" and has got on with it.
 send_reaches() {
-    wait_for "$LAB_MOVE_LIMIT" on a "[ -e /run/send.rc ] || grep -q '\"event\":\"progress\".*\"phase\":\"$1\"' /var/log/send.log"
+    wait_for "$LAB_MOVE_LIMIT" on a "[ -e /run/send.rc ] || grep '\"event\":\"progress\"' /var/log/send.log | grep -q '\"phase\":\"$1\"'"
     if on a '[ -e /run/send.rc ]'; then
         on a 'tail -n 3 /var/log/send.log'
         fail "the move ended before it was in phase $1"
@@ -51,7 +54,7 @@ result() {
 # move TYPE: moves a busy guest and checks all that a move promises.
 move() {
     local downtime
-    guest_create a "$1" 4096 1024
+    guest_create a "$1" "$LAB_DIRTY" "$LAB_WRITE"
     pair_hosts
     heartbeat_start
     send_start
@@ -87,7 +90,7 @@ volumes_absent() {
 # broke, does MEND, and checks that the guest stayed.
 broken_moves() {
     local phase
-    guest_create a pvh 4096 1024
+    guest_create a pvh "$LAB_DIRTY" "$LAB_WRITE"
     pair_hosts
     for phase in disks memory; do
         send_start

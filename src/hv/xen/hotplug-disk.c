@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What the stock script "block" does for a block device: makes sure that nobody else uses it, under the scripts' common
- * lock, and tells blkback which one it is. */
+/* What the stock script "block" does for a block device: makes sure that nobody else uses it, under
+ * the scripts' common lock, and tells blkback which one it is. */
 #include "hv/xen/hotplug.h"
 
 #include "base/cleanup.h"
@@ -18,7 +18,8 @@
 #define LOCK_FILE   LOCK_FOLDER "/block"
 #define BACKENDS    "backend/vbd"
 
-/* The scripts' protocol (locking.sh): whoever has locked the file that bears the name has the lock, and removes it. */
+/* The scripts' protocol (locking.sh): whoever has locked the file that bears the name has the lock,
+ * and removes it. */
 static int claim_lock(void)
 {
     (void)mkdir(LOCK_FOLDER, 0755);
@@ -31,7 +32,8 @@ static int claim_lock(void)
                 close(fd);
             return -1;
         }
-        if (!fstat(fd, &ours) && !stat(LOCK_FILE, &named) && ours.st_ino == named.st_ino && ours.st_dev == named.st_dev)
+        if (!fstat(fd, &ours) && !stat(LOCK_FILE, &named) && ours.st_ino == named.st_ino &&
+            ours.st_dev == named.st_dev)
             return fd;
         close(fd);
     }
@@ -78,7 +80,8 @@ static bool domain_has(struct xs_handle *xs, const char *domain, const char *num
     return found;
 }
 
-/* Any user at all is a case for the stock script, which knows what is allowed and says what is wrong. */
+/* Any user at all is a case for the stock script, which knows what is allowed and says what is
+ * wrong. */
 static bool is_attached(struct xs_handle *xs, const char *number)
 {
     unsigned int count = 0;

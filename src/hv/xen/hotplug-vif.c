@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What the stock script "vif-bridge" does for an interface on a Linux bridge that nothing else is wanted of. */
+/* What the stock script "vif-bridge" does for an interface on a Linux bridge that nothing else is
+ * wanted of. */
 #include "hv/xen/hotplug.h"
 
 #include "base/cleanup.h"
@@ -15,8 +16,8 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#define HOOKS      STOCK_SCRIPTS "vif-post.d/*.hook"
-#define BRIDGE_NF  "/proc/sys/net/bridge/bridge-nf-call-iptables"
+#define HOOKS     STOCK_SCRIPTS "vif-post.d/*.hook"
+#define BRIDGE_NF "/proc/sys/net/bridge/bridge-nf-call-iptables"
 
 static bool has_hooks(void)
 {
@@ -85,7 +86,8 @@ static int wanted_mtu(struct xs_handle *xs, const char *backend, int sock, const
     return ioctl(sock, SIOCGIFMTU, &request) ? 0 : request.ifr_mtu;
 }
 
-static void set_mtu(struct xs_handle *xs, const char *backend, int sock, const char *interface, int mtu)
+static void set_mtu(struct xs_handle *xs, const char *backend, int sock, const char *interface,
+                    int mtu)
 {
     CLEANUP_FREE char *frontend = hotplug_read(xs, backend, "frontend");
     struct ifreq request;
@@ -110,7 +112,8 @@ static bool join(int sock, const char *bridge, const char *interface)
     return request.ifr_ifindex && !ioctl(sock, SIOCBRADDIF, &request);
 }
 
-static bool connect_vif(struct xs_handle *xs, const char *backend, const char *interface, const char *bridge)
+static bool connect_vif(struct xs_handle *xs, const char *backend, const char *interface,
+                        const char *bridge)
 {
     CLEANUP_CLOSE int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* xmotion-hotplug, in place of Xen's hotplug scripts while a guest is built at the target. libxl runs one for each disk and
- * network interface after the last of the guest's memory has come, when the guest stands still; the stock scripts are
- * hundreds of lines of shell with dozens of processes, and most of a migration's downtime. This program does the same for
- * the plain cases (a block device that nobody else uses; an interface on a Linux bridge) in one process. Whatever is not
- * plain, or not adding, is left to the stock script. Once the guest is built nothing refers to this program any more. */
+/* xmotion-hotplug, in place of Xen's hotplug scripts while a guest is built at the target. libxl
+ * runs one for each disk and network interface after the last of the guest's memory has come, when
+ * the guest stands still; the stock scripts are hundreds of lines of shell with dozens of
+ * processes, and most of a migration's downtime. This program does the same for the plain cases (a
+ * block device that nobody else uses; an interface on a Linux bridge) in one process. Whatever is
+ * not plain, or not adding, is left to the stock script. Once the guest is built nothing refers to
+ * this program any more. */
 #include "hv/xen/hotplug.h"
 
 #include <errno.h>

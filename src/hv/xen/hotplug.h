@@ -13,7 +13,8 @@
 char *hotplug_read(struct xs_handle *xs, const char *backend, const char *key);
 bool hotplug_write(struct xs_handle *xs, const char *backend, const char *key, const char *value);
 
-/* Both connect the device in the plain case and return true; false: nothing is changed and the stock script must do it. */
+/* Both connect the device in the plain case and return true; false: nothing is changed and the
+ * stock script must do it. */
 bool hotplug_disk(struct xs_handle *xs, const char *backend);
 bool hotplug_vif(struct xs_handle *xs, const char *backend, const char *interface);
 

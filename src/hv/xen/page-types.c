@@ -1,33 +1,37 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The first round of xc_domain_save asks the hypervisor for the type of every PFN up to the largest one. In an HVM or PVH
- * guest that one is just below 4 GiB, where the special pages lie, so a guest of 128 MiB is asked for 1,044,480 PFNs of
- * which 1,011,712 are a hole: a second on fast machines, most of a minute on slow ones.
+/* The first round of xc_domain_save asks the hypervisor for the type of every PFN up to the largest
+ * one. In an HVM or PVH guest that one is just below 4 GiB, where the special pages lie, so a guest
+ * of 128 MiB is asked for 1,044,480 PFNs of which 1,011,712 are a hole: a second on fast machines,
+ * most of a minute on slow ones.
  *
- * A hole that is proven need not be walked. The hypervisor tells how many pages the domain has (tot_pages). The walk
- * counts those it meets; at the first batch without any, the top of the address space is searched downwards, and once
- * all pages are accounted for, what lies between is a hole. If the numbers do not meet (a device model's hidden pages,
- * ballooning at this moment) everything is walked as ever. Pages that appear in the hole later are dirty and come with the
+ * A hole that is proven need not be walked. The hypervisor tells how many pages the domain has
+ * (tot_pages). The walk counts those it meets; at the first batch without any, the top of the
+ * address space is searched downwards, and once all pages are accounted for, what lies between is a
+ * hole. If the numbers do not meet (a device model's hidden pages, ballooning at this moment)
+ * everything is walked as ever. Pages that appear in the hole later are dirty and come with the
  * next rounds, just as those that appear behind the walk.
  *
- * libxenguest has no hook for this, but calls libxenctrl's xc_get_pfn_type_batch through the dynamic linker, which finds
- * this program's function of that name first. Should it ever not, nothing is spared and nothing else changes. */
+ * libxenguest has no hook for this, but calls libxenctrl's xc_get_pfn_type_batch through the
+ * dynamic linker, which finds this program's function of that name first. Should it ever not,
+ * nothing is spared and nothing else changes. */
 #include "hv/xen/page-types.h"
 
 #include <assert.h>
 #include <dlfcn.h>
 #include <stdbool.h>
 
-#define BATCH      1024u /* the most the hypervisor takes at once */
-#define SEARCH_MAX 256u  /* batches searched from the top: special pages and ACPI tables lie within 64 */
+#define BATCH 1024u /* the most the hypervisor takes at once */
+#define SEARCH_MAX                                                                                 \
+    256u /* batches searched from the top: special pages and ACPI tables lie within 64 */
 
 typedef int (*type_batch)(xc_interface *xch, uint32_t domid, unsigned int count, xen_pfn_t *pfns);
 
 static struct {
-    bool walking;                 /* the first round is under way, in order */
+    bool walking; /* the first round is under way, in order */
     bool searched;
     uint32_t domid;
-    xen_pfn_t next, end;          /* what the walk comes to next; the PFN behind the last */
-    uint64_t seen;                /* pages met so far */
+    xen_pfn_t next, end;            /* what the walk comes to next; the PFN behind the last */
+    uint64_t seen;                  /* pages met so far */
     xen_pfn_t hole_first, hole_end; /* equal: none */
     uint64_t spared;
 } walk;
@@ -55,7 +59,8 @@ void page_types_begin(xc_interface *xch, uint32_t domid)
     xc_domaininfo_t info;
     xen_pfn_t last;
 
-    if (get_info(xch, domid, &info) || !(info.flags & XEN_DOMINF_hvm_guest) || xc_domain_maximum_gpfn(xch, domid, &last) < 0)
+    if (get_info(xch, domid, &info) || !(info.flags & XEN_DOMINF_hvm_guest) ||
+        xc_domain_maximum_gpfn(xch, domid, &last) < 0)
         return;
     walk.domid = domid;
     walk.end = last + 1;
@@ -76,7 +81,8 @@ static uint64_t count_pages(const xen_pfn_t *types, unsigned int count)
     return pages;
 }
 
-/* From the top down until every page of the domain is found, or there are no more batches above the walk. */
+/* From the top down until every page of the domain is found, or there are no more batches above the
+ * walk. */
 static void search_hole(xc_interface *xch)
 {
     xen_pfn_t types[BATCH], at = walk.end;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Spares libxenguest the walk over the great hole in an HVM or PVH guest's address space: see page-types.c. */
+/* Spares libxenguest the walk over the great hole in an HVM or PVH guest's address space: see
+ * page-types.c. */
 #ifndef XMOTION_HV_PAGE_TYPES_H
 #define XMOTION_HV_PAGE_TYPES_H
 

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* xmotion-save-helper: what libxl runs to save a domain's memory when LIBXL_SAVE_HELPER names it. Unlike libxl's own it
- * lets a controller decide after every round whether to go on, to stop the guest or to give up, and always comes to
- * libxenguest's way out, which turns log-dirty off: no signal and no broken pipe ends it half-way.
+/* xmotion-save-helper: what libxl runs to save a domain's memory when LIBXL_SAVE_HELPER names it.
+ * Unlike libxl's own it lets a controller decide after every round whether to go on, to stop the
+ * guest or to give up, and always comes to libxenguest's way out, which turns log-dirty off: no
+ * signal and no broken pipe ends it half-way.
  *
- * The controller is at the socket XMOTION_CTL_FD (or XMOTION_CTL, a path) and gets messages of agent.h:
+ * The controller is at the socket XMOTION_CTL_FD (or XMOTION_CTL, a path) and gets messages of
+ * agent.h:
  *   {"hello": PID}
- *   {"policy": {"before_round", "iteration", "total_written", "dirty_pages"}}   answered by {"answer": 0 | 1 | -1}
+ *   {"policy": {"before_round", "iteration", "total_written", "dirty_pages"}}   answered by
+ * {"answer": 0 | 1 | -1}
  *   {"suspending": true}   then, if the guest did:   {"suspended": {"ns": N}}
  * Without a controller, and to restore, libxl's own helper is run. */
 #include "base/cleanup.h"
@@ -30,8 +33,8 @@
 #define CONTROLLER_POLL_MS 500
 
 static const char *const stock_folders[] = {
-    "/usr/lib/xen-%s/bin",   "/usr/libexec/xen/bin",       "/usr/lib/xen/bin",
-    "/usr/lib64/xen/bin",    "/usr/local/libexec/xen/bin", "/usr/local/lib/xen/bin",
+    "/usr/lib/xen-%s/bin",     "/usr/libexec/xen/bin",       "/usr/lib/xen/bin",
+    "/usr/lib64/xen/bin",      "/usr/local/libexec/xen/bin", "/usr/local/lib/xen/bin",
     "/usr/libexec/xen-%s/bin",
 };
 
@@ -75,7 +78,8 @@ static int run_stock_helper(char **argv)
         (void)snprintf(path, sizeof(path), "%s/libxl-save-helper", folder);
         execv(path, argv);
     }
-    fprintf(stderr, "xmotion-save-helper: libxl-save-helper is not found; set XMOTION_STOCK_SAVE_HELPER to its path\n");
+    fprintf(stderr, "xmotion-save-helper: libxl-save-helper is not found; set "
+                    "XMOTION_STOCK_SAVE_HELPER to its path\n");
     return EXIT_FAILURE;
 }
 
@@ -121,16 +125,19 @@ static int controller_answer(void)
     if (json_is_integer(json_object_get(message, "answer")))
         answer = (int)json_integer_value(json_object_get(message, "answer"));
     json_decref(message);
-    return answer == XGS_POLICY_CONTINUE_PRECOPY || answer == XGS_POLICY_STOP_AND_COPY ? answer : XGS_POLICY_ABORT;
+    return answer == XGS_POLICY_CONTINUE_PRECOPY || answer == XGS_POLICY_STOP_AND_COPY
+               ? answer
+               : XGS_POLICY_ABORT;
 }
 
 static int ask_policy(struct precopy_stats stats, void *data)
 {
     if (stopped)
         return XGS_POLICY_ABORT;
-    tell_controller(json_pack("{s:{s:b,s:I,s:I,s:I}}", "policy", "before_round", stats.dirty_count >= 0, "iteration",
-                              (json_int_t)stats.iteration, "total_written", (json_int_t)stats.total_written,
-                              "dirty_pages", (json_int_t)stats.dirty_count));
+    tell_controller(json_pack("{s:{s:b,s:I,s:I,s:I}}", "policy", "before_round",
+                              stats.dirty_count >= 0, "iteration", (json_int_t)stats.iteration,
+                              "total_written", (json_int_t)stats.total_written, "dirty_pages",
+                              (json_int_t)stats.dirty_count));
     return controller_answer();
 }
 
@@ -143,7 +150,8 @@ static int suspend(void *data)
     tell_controller(json_pack("{s:b}", "suspending", 1));
     suspended = save_message_suspend(0) == 1;
     if (suspended)
-        tell_controller(json_pack("{s:{s:I}}", "suspended", "ns", (json_int_t)(clock_now() - begin)));
+        tell_controller(
+            json_pack("{s:{s:I}}", "suspended", "ns", (json_int_t)(clock_now() - begin)));
     return suspended;
 }
 
@@ -152,7 +160,8 @@ static int switch_qemu_logdirty(uint32_t dom, unsigned int enable, void *data)
     return save_message_switch_qemu_logdirty(dom, enable, -1);
 }
 
-/* libxl stops its helper with SIGTERM. libxenguest cannot be interrupted, but takes its way out when it cannot write. */
+/* libxl stops its helper with SIGTERM. libxenguest cannot be interrupted, but takes its way out
+ * when it cannot write. */
 static void stop(int signal)
 {
     int saved = errno;
@@ -171,14 +180,15 @@ static int catch_signals(void)
     unwritable_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     sigemptyset(&term);
     sigaddset(&term, SIGTERM);
-    if (unwritable_fd < 0 || sigaction(SIGTERM, &on_term, NULL) || sigaction(SIGPIPE, &ignore, NULL))
+    if (unwritable_fd < 0 || sigaction(SIGTERM, &on_term, NULL) ||
+        sigaction(SIGPIPE, &ignore, NULL))
         return -errno;
     return sigprocmask(SIG_UNBLOCK, &term, NULL) ? -errno : 0;
 }
 
 static void __attribute__((format(printf, 5, 0)))
-log_to_libxl(struct xentoollog_logger *logger, xentoollog_level level, int errnum, const char *context, const char *format,
-             va_list al)
+log_to_libxl(struct xentoollog_logger *logger, xentoollog_level level, int errnum,
+             const char *context, const char *format, va_list al)
 {
     char text[1024];
 
@@ -190,7 +200,8 @@ static void log_spared(void)
 {
     char text[80];
 
-    (void)snprintf(text, sizeof(text), "%llu PFNs were known to be a hole", (unsigned long long)page_types_spared());
+    (void)snprintf(text, sizeof(text), "%llu PFNs were known to be a hole",
+                   (unsigned long long)page_types_spared());
     save_message_log(XTL_INFO, -1, "xmotion-save-helper", text);
 }
 
@@ -198,8 +209,8 @@ static void destroy_logger(struct xentoollog_logger *logger)
 {
 }
 
-/* libxl died while the guest was suspended and the save not complete: nobody else would let the guest run on. All of
- * that, for every type of domain, is in the agent. */
+/* libxl died while the guest was suspended and the save not complete: nobody else would let the
+ * guest run on. All of that, for every type of domain, is in the agent. */
 static int resume_orphan(void)
 {
     char self[400], path[450], domain[16];

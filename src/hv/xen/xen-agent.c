@@ -26,7 +26,8 @@ void agent_event(struct agent *a, json_t *event)
     json_decref(event);
 }
 
-/* libxl's descriptors behind ours. There are few: the xenstore, SIGCHLD's pipe, one or two of an operation. */
+/* libxl's descriptors behind ours. There are few: the xenstore, SIGCHLD's pipe, one or two of an
+ * operation. */
 static int poll_everything(struct agent *a, bool with_control, struct pollfd *fds, int timeout_ms)
 {
     struct timeval now;
@@ -34,7 +35,8 @@ static int poll_everything(struct agent *a, bool with_control, struct pollfd *fd
 
     fds[POLL_CONTROL] = (struct pollfd){.fd = with_control ? a->control : -1, .events = POLLIN};
     fds[POLL_HELPER] = (struct pollfd){.fd = a->helper, .events = POLLIN};
-    fds[POLL_STREAM] = (struct pollfd){.fd = a->stream_watch, .events = 0}; /* POLLHUP comes unasked */
+    fds[POLL_STREAM] = (struct pollfd){
+        .fd = a->stream_watch, .events = a->waiting ? POLLIN : 0}; /* POLLHUP comes unasked */
     (void)gettimeofday(&now, NULL);
     if (libxl_osevent_beforepoll(a->ctx, &libxl_fds, fds + POLL_OURS, &timeout_ms, now))
         libxl_fds = 0;
@@ -54,7 +56,7 @@ void agent_turn(struct agent *a, bool with_control, int timeout_ms, bool *ret_co
     *ret_control = !r && fds[POLL_CONTROL].revents;
     if (r)
         return;
-    if (fds[POLL_STREAM].revents & (POLLHUP | POLLERR)) {
+    if (!a->waiting && fds[POLL_STREAM].revents & (POLLHUP | POLLERR)) {
         a->stream_ns = clock_now();
         close(a->stream_watch);
         a->stream_watch = -1;
@@ -93,7 +95,8 @@ static int do_describe(struct agent *a, const json_t *request, json_t *reply, st
 {
     const char *guest = json_string_value(json_object_get(request, "guest"));
     json_t *described = NULL;
-    int rc = guest ? xen_describe(a, guest, &described, err) : err_set(err, -EINVAL, "no guest is named");
+    int rc = guest ? xen_describe(a, guest, &described, err)
+                   : err_set(err, -EINVAL, "no guest is named");
 
     if (rc)
         return rc;
@@ -124,7 +127,8 @@ static int do_run(struct agent *a, json_t *reply, struct err *err)
 }
 
 /* `fd` came with the request; whoever keeps it sets it to -1. */
-static int do_request(struct agent *a, const char *what, const json_t *request, int *fd, json_t *reply, struct err *err)
+static int do_request(struct agent *a, const char *what, const json_t *request, int *fd,
+                      json_t *reply, struct err *err)
 {
     if (!strcmp(what, "describe"))
         return do_describe(a, request, reply, err);
@@ -136,6 +140,8 @@ static int do_request(struct agent *a, const char *what, const json_t *request, 
         return do_run(a, reply, err);
     if (!strcmp(what, "target-destroy"))
         return xen_target_destroy(a, err);
+    if (!strcmp(what, "destroy-left"))
+        return xen_destroy_left(a, request, err);
     if (!domid_set(a))
         return err_set(err, -EINVAL, "\"%s\" before \"describe\"", what);
     if (!strcmp(what, "check"))
@@ -204,7 +210,8 @@ static void serve(struct agent *a)
     }
 }
 
-/* The controller is gone, perhaps killed: nothing of ours may keep a guest from running, nor two of them run. */
+/* The controller is gone, perhaps killed: nothing of ours may keep a guest from running, nor two of
+ * them run. */
 static int give_up(struct agent *a)
 {
     struct err err = {0};
@@ -217,11 +224,13 @@ static int give_up(struct agent *a)
     else if (domid_set(a) && !a->aside && !a->destroyed)
         rc = xen_resume(a, &err);
     if (a->aside && !a->destroyed)
-        log_line("domain %u stays suspended as %s" MOVED_SUFFIX ": the target may run the guest", a->domid, a->name);
+        log_line("domain %u stays suspended as %s" MOVED_SUFFIX ": the target may run the guest",
+                 a->domid, a->name);
     if (rc)
         log_line("%s", err.text);
     if (a->resumed && a->had_monitor) {
-        /* xl's daemon ends when its domain suspends, so a guest that came back would have nobody to restart it. */
+        /* xl's daemon ends when its domain suspends, so a guest that came back would have nobody to
+         * restart it. */
         clock_sleep(2 * NS_PER_SEC);
         if (!xen_monitor_exists(a->name))
             return xen_monitor(a);
@@ -229,15 +238,16 @@ static int give_up(struct agent *a)
     return rc ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
-/* Nobody hears of a host without Xen but the one who asks, so the first request is answered with what is wrong. */
+/* Nobody hears of a host without Xen but the one who asks, so the first request is answered with
+ * what is wrong. */
 static int refuse(struct agent *a, const struct err *err)
 {
     json_t *request = NULL;
 
     if (agent_recv(a->control, -1, &request, NULL, NULL))
         return EXIT_FAILURE;
-    agent_event(a, json_pack("{s:O?,s:s,s:i}", "reply", json_object_get(request, "do"), "error", err->text, "errno",
-                             -err->code));
+    agent_event(a, json_pack("{s:O?,s:s,s:i}", "reply", json_object_get(request, "do"), "error",
+                             err->text, "errno", -err->code));
     json_decref(request);
     return EXIT_FAILURE;
 }
@@ -279,11 +289,16 @@ static void detach(void)
 
 int main(int argc, char **argv)
 {
-    struct agent a = {.control = -1, .domid = (uint32_t)INVALID_DOMID, .helper = -1, .helper_end = -1, .stream_watch = -1};
+    struct agent a = {.control = -1,
+                      .domid = (uint32_t)INVALID_DOMID,
+                      .helper = -1,
+                      .helper_end = -1,
+                      .stream_watch = -1};
     struct err err = {0};
 
     if (argc != 3 || (strcmp(argv[1], "--control") && strcmp(argv[1], "--resume"))) {
-        fprintf(stderr, "xmotion-xen is started by xmotion; usage: xmotion-xen --control FD | --resume DOMID\n");
+        fprintf(stderr, "xmotion-xen is started by xmotion; usage: xmotion-xen --control FD | "
+                        "--resume DOMID\n");
         return 2;
     }
     detach();

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* xmotion-xen: the program that knows Xen, so that xmotion itself is linked with no Xen library. One process serves one
- * guest, at the source or at the target, for one controller (hv-xen.c) at the socket it inherits.
+/* xmotion-xen: the program that knows Xen, so that xmotion itself is linked with no Xen library.
+ * One process serves one guest, at the source or at the target, for one controller (hv-xen.c) at
+ * the socket it inherits.
  *
- * Requests {"do": WHAT, ...} get one answer {"reply": WHAT, ...} or {"reply": WHAT, "error": TEXT, "errno": N}; but for
- * {"do": "policy"}, which gets none. Events {"event": WHAT, ...} come in between. One thread; libxl's asynchronous
- * operations go on while the agent waits for the controller. */
+ * Requests {"do": WHAT, ...} get one answer {"reply": WHAT, ...} or {"reply": WHAT, "error": TEXT,
+ * "errno": N}; but for
+ * {"do": "policy"}, which gets none. Events {"event": WHAT, ...} come in between. One thread;
+ * libxl's asynchronous operations go on while the agent waits for the controller. */
 #ifndef XMOTION_HV_XEN_AGENT_H
 #define XMOTION_HV_XEN_AGENT_H
 
@@ -33,27 +35,28 @@ struct agent {
     libxl_ctx *ctx;
     xc_interface *xch;
     struct xs_handle *xs;
-    int control;       /* -1: the controller is gone or was never there */
-    uint32_t domid;    /* INVALID_DOMID: none */
-    char name[128];    /* without any suffix */
-    bool ended;        /* the main loop ends after this turn */
+    int control;    /* -1: the controller is gone or was never there */
+    uint32_t domid; /* INVALID_DOMID: none */
+    char name[128]; /* without any suffix */
+    bool ended;     /* the main loop ends after this turn */
 
     /* the source */
     libxl_evgen_domain_death *death;
-    bool had_monitor;  /* xl's daemon looked after the domain before it was suspended */
-    bool suspending;   /* the guest was asked to suspend in this save */
-    bool aside;        /* set aside under NAME--moved: never resumed by itself any more */
-    bool resumed;      /* after having been suspended */
+    bool had_monitor; /* xl's daemon looked after the domain before it was suspended */
+    bool suspending;  /* the guest was asked to suspend in this save */
+    bool aside;       /* set aside under NAME--moved: never resumed by itself any more */
+    bool resumed;     /* after having been suspended */
     bool destroyed;
-    int helper;        /* socket to the save helper, -1 none */
-    int helper_end;    /* the helper's end, ours until it has said hello */
+    int helper;     /* socket to the save helper, -1 none */
+    int helper_end; /* the helper's end, ours until it has said hello */
     bool policy_asked;
     struct operation save;
 
     /* the target */
     libxl_domain_config config;
     struct operation restore;
-    int stream_watch;   /* tells when the stream's writer has closed it; -1 */
+    bool waiting;       /* for the stream's first octets */
+    int stream_watch;   /* tells when the stream begins, and when its writer has closed it; -1 */
     uint64_t stream_ns; /* when that was */
     bool ran;           /* GO was done: the guest is ours */
 };
@@ -69,8 +72,9 @@ const char *libxl_complaint(void);
 void libxl_complaint_clear(void);
 /* Sets the error to "<what>: <libxl's complaint or the name of its code>". */
 int err_libxl(struct err *err, int code, int rc, const char *what);
-/* Waits for whatever comes next (libxl, helper, stream; the controller only if `with_control`) for at most
- * `timeout_ms`, and handles what is libxl's and the helper's. *ret_control: the controller has something to say. */
+/* Waits for whatever comes next (libxl, helper, stream; the controller only if `with_control`) for
+ * at most `timeout_ms`, and handles what is libxl's and the helper's. *ret_control: the controller
+ * has something to say. */
 void agent_turn(struct agent *a, bool with_control, int timeout_ms, bool *ret_control);
 void agent_event(struct agent *a, json_t *event); /* takes over `event` */
 void agent_log_open(const char *name);            /* standard error becomes the log of guest NAME */
@@ -82,15 +86,18 @@ int operation_wait(struct agent *a, struct operation *op, int timeout_ms);
 int xen_describe(struct agent *a, const char *guest, json_t **ret, struct err *err);
 /* The domain's libxl configuration; the caller disposes of it. */
 int xen_config_get(struct agent *a, libxl_domain_config *ret, struct err *err);
-/* The peer's configuration, as xen_describe packed it. The caller disposes of *ret if this succeeds. */
-int xen_config_parse(struct agent *a, const json_t *packed, libxl_domain_config *ret, struct err *err);
+/* The peer's configuration, as xen_describe packed it. The caller disposes of *ret if this
+ * succeeds. */
+int xen_config_parse(struct agent *a, const json_t *packed, libxl_domain_config *ret,
+                     struct err *err);
 /* Names that may be given to a domain here. */
 int xen_name_check(const char *name, struct err *err);
 
 /* xen-disk.c */
 int xen_disks(struct agent *a, json_t **ret, struct err *err);
 
-/* xen-guard.c: what a configuration may not have, since it cannot be moved or since no peer may ask for it. */
+/* xen-guard.c: what a configuration may not have, since it cannot be moved or since no peer may ask
+ * for it. */
 int xen_guard(const libxl_domain_config *config, struct err *err);
 int xen_guard_disk(const libxl_device_disk *disk, struct err *err);
 
@@ -110,7 +117,8 @@ int xen_check_source(struct agent *a, struct err *err);
 
 /* xen-check-target.c */
 /* *ret_warnings: sentences about what will be missed later. */
-int xen_check_target(struct agent *a, const json_t *request, json_t **ret_warnings, struct err *err);
+int xen_check_target(struct agent *a, const json_t *request, json_t **ret_warnings,
+                     struct err *err);
 
 /* xen-save.c */
 int xen_save_begin(struct agent *a, int *stream, struct err *err); /* takes *stream over */
@@ -123,20 +131,25 @@ int xen_source_destroy(struct agent *a, struct err *err);
 void xen_source_watch(struct agent *a);
 
 /* xen-restore.c */
-int xen_restore_begin(struct agent *a, const json_t *request, int *stream, struct err *err); /* takes *stream over */
+int xen_restore_begin(struct agent *a, const json_t *request, int *stream,
+                      struct err *err); /* takes *stream over */
 void xen_restore_turn(struct agent *a);
 int xen_run(struct agent *a, uint64_t *ret_ns, struct err *err);
 int xen_target_destroy(struct agent *a, struct err *err);
+/* What an agent that died left of the guest "name". */
+int xen_destroy_left(struct agent *a, const json_t *request, struct err *err);
 
 /* xen-script.c */
-/* While the guest is built its devices are connected by xmotion-hotplug, then by the stock scripts again. */
+/* While the guest is built its devices are connected by xmotion-hotplug, then by the stock scripts
+ * again. */
 void xen_scripts_replace(libxl_domain_config *config);
 void xen_scripts_restore(struct agent *a);
 
 /* xen-monitor.c */
 /* Whether a process looks after the domain as xl's daemon does. */
 bool xen_monitor_exists(const char *name);
-/* Does what the configuration wants when the domain ends, until it is gone. Returns the exit code. */
+/* Does what the configuration wants when the domain ends, until it is gone. Returns the exit code.
+ */
 int xen_monitor(struct agent *a);
 
 /* The state of a domain. -ENOENT: there is none. */

@@ -15,8 +15,11 @@ static int check_version(struct agent *a, const json_t *config, struct err *err)
 
     if (!here)
         return err_set(err, -EIO, "the hypervisor does not tell its version");
-    if (major > here->xen_version_major || (major == here->xen_version_major && minor > here->xen_version_minor))
-        return err_set(err, -ENOTSUP, "the guest comes from Xen %d.%d and cannot go to the older Xen %d.%d: upgrade this host",
+    if (major > here->xen_version_major ||
+        (major == here->xen_version_major && minor > here->xen_version_minor))
+        return err_set(err, -ENOTSUP,
+                       "the guest comes from Xen %d.%d and cannot go to the older Xen %d.%d: "
+                       "upgrade this host",
                        (int)major, (int)minor, here->xen_version_major, here->xen_version_minor);
     return 0;
 }
@@ -27,8 +30,8 @@ static int check_free_name(struct agent *a, const char *name, const char *advice
 
     if (libxl_name_to_domid(a->ctx, name, &domid))
         return 0;
-    return err_set(err, -EEXIST, "there is a domain %s here (domid %u)%s%s%s", name, domid, advice, *advice ? name : "",
-                   *advice ? "\"" : "");
+    return err_set(err, -EEXIST, "there is a domain %s here (domid %u)%s%s%s", name, domid, advice,
+                   *advice ? name : "", *advice ? "\"" : "");
 }
 
 static int check_uuid(struct agent *a, const libxl_uuid *uuid, struct err *err)
@@ -38,7 +41,8 @@ static int check_uuid(struct agent *a, const libxl_uuid *uuid, struct err *err)
 
     for (int i = 0; list && i < count && !rc; i++)
         if (!libxl_uuid_compare(&list[i].uuid, uuid))
-            rc = err_set(err, -EEXIST, "domain %u here has this guest's UUID already", list[i].domid);
+            rc = err_set(err, -EEXIST, "domain %u here has this guest's UUID already",
+                         list[i].domid);
     if (list)
         libxl_dominfo_list_free(list, count);
     return rc;
@@ -54,8 +58,9 @@ static int check_nic(const libxl_device_nic *nic, struct err *err)
         return err_set(err, -EPROTO, "\"%.50s\" is no name of a bridge", nic->bridge);
     (void)snprintf(path, sizeof(path), "/sys/class/net/%s", nic->bridge);
     if (access(path, F_OK))
-        return err_set(err, -ENODEV, "the guest's network interface %d wants the bridge %s, which is not here", nic->devid,
-                       nic->bridge);
+        return err_set(err, -ENODEV,
+                       "the guest's network interface %d wants the bridge %s, which is not here",
+                       nic->devid, nic->bridge);
     return 0;
 }
 
@@ -71,7 +76,9 @@ static int check_kind(struct agent *a, libxl_domain_type type, bool *ret_stuck, 
     able = type == LIBXL_DOMAIN_TYPE_PV ? physinfo.cap_pv : physinfo.cap_hvm;
     *ret_stuck = type == LIBXL_DOMAIN_TYPE_PV && !physinfo.cap_shadow;
     libxl_physinfo_dispose(&physinfo);
-    return able ? 0 : err_set(err, -ENOTSUP, "this host's hypervisor cannot run %s guests", libxl_domain_type_to_string(type));
+    return able ? 0
+                : err_set(err, -ENOTSUP, "this host's hypervisor cannot run %s guests",
+                          libxl_domain_type_to_string(type));
 }
 
 static void warn_missing(json_t *warnings, const char *what, const char *path)
@@ -80,8 +87,9 @@ static void warn_missing(json_t *warnings, const char *what, const char *path)
 
     if (!path || !path[0] || path[0] != '/' || !access(path, R_OK))
         return;
-    (void)snprintf(text, sizeof(text), "the guest's %s %.400s is not at this host: the guest will run, but not restart", what,
-                   path);
+    (void)snprintf(text, sizeof(text),
+                   "the guest's %s %.400s is not at this host: the guest will run, but not restart",
+                   what, path);
     json_array_append_new(warnings, json_string(text));
 }
 
@@ -99,13 +107,15 @@ static json_t *collect_warnings(const libxl_domain_config *config, bool stuck)
         warn_missing(warnings, "SMBIOS firmware", b->u.hvm.smbios_firmware);
     }
     if (stuck)
-        json_array_append_new(warnings, json_string("this host's hypervisor has no shadow paging: a PV guest that comes here "
-                                                    "cannot leave again while it runs"));
+        json_array_append_new(
+            warnings,
+            json_string("this host's hypervisor has no shadow paging: a PV guest that comes here "
+                        "cannot leave again while it runs"));
     return warnings;
 }
 
-static int check_config(struct agent *a, libxl_domain_config *config, const json_t *request, bool *ret_stuck,
-                        struct err *err)
+static int check_config(struct agent *a, libxl_domain_config *config, const json_t *request,
+                        bool *ret_stuck, struct err *err)
 {
     const json_t *cpu = json_object_get(json_object_get(request, "config"), "cpu");
     bool pv = config->c_info.type == LIBXL_DOMAIN_TYPE_PV;
@@ -131,8 +141,11 @@ static int check_names(struct agent *a, const char *name, struct err *err)
         rc = check_free_name(a, name, "", err);
     (void)snprintf(other, sizeof(other), "%s" INCOMING_SUFFIX, name);
     if (!rc)
-        rc = check_free_name(a, other, ": another migration is building it, or one that was killed left it; if so: "
-                                       "\"xl destroy ", err);
+        rc = check_free_name(
+            a, other,
+            ": another migration is building it, or one that was killed left it; if so: "
+            "\"xl destroy ",
+            err);
     return rc;
 }
 

@@ -18,12 +18,16 @@ int xen_check_host(struct err *err)
 
     if (geteuid())
         return err_set(err, -EPERM, "only root may move Xen guests");
-    if (file_read("/proc/xen/capabilities", 4096, &capabilities, &length) || !strstr(capabilities, "control_d"))
-        return err_set(err, -ENODEV, "this is not a Xen dom0 (/proc/xen/capabilities has no control_d)");
-    /* Without its daemon the xenstore's device would block for ever. The second file is that of a xenstore domain. */
+    if (file_read("/proc/xen/capabilities", 4096, &capabilities, &length) ||
+        !strstr(capabilities, "control_d"))
+        return err_set(err, -ENODEV,
+                       "this is not a Xen dom0 (/proc/xen/capabilities has no control_d)");
+    /* Without its daemon the xenstore's device would block for ever. The second file is that of a
+     * xenstore domain. */
     if (access("/run/xenstored/socket", F_OK) && access("/var/run/xenstored/socket", F_OK) &&
         access("/run/xen/xenstored.pid", F_OK))
-        return err_set(err, -ENODEV, "xenstored does not run: start Xen's services (systemctl start xen)");
+        return err_set(err, -ENODEV,
+                       "xenstored does not run: start Xen's services (systemctl start xen)");
     return 0;
 }
 
@@ -36,8 +40,9 @@ static char *read_domain_key(struct agent *a, const char *key)
     return xs_read(a->xs, XBT_NULL, path, &length);
 }
 
-/* Kernels announce what they follow; one that announces something else but not this cannot be suspended. Very old
- * ones announce nothing: they are tried. HVM guests without PV drivers need not follow. */
+/* Kernels announce what they follow; one that announces something else but not this cannot be
+ * suspended. Very old ones announce nothing: they are tried. HVM guests without PV drivers need not
+ * follow. */
 static int check_suspend_support(struct agent *a, bool hvm, struct err *err)
 {
     CLEANUP_FREE char *feature = read_domain_key(a, "control/feature-suspend");
@@ -47,8 +52,10 @@ static int check_suspend_support(struct agent *a, bool hvm, struct err *err)
     if (hvm || (feature && !strcmp(feature, "1")) || (port && port[0]))
         return 0;
     if (feature || poweroff)
-        return err_set(err, -ENOTSUP, "the guest's kernel cannot be suspended (control/feature-suspend is not set): it needs "
-                                      "CONFIG_HIBERNATE_CALLBACKS, or is still booting");
+        return err_set(
+            err, -ENOTSUP,
+            "the guest's kernel cannot be suspended (control/feature-suspend is not set): it needs "
+            "CONFIG_HIBERNATE_CALLBACKS, or is still booting");
     return 0;
 }
 
@@ -65,10 +72,13 @@ static int check_log_dirty(struct agent *a, bool pv, struct err *err)
     libxl_physinfo_dispose(&physinfo);
     if (shadow || (!pv && hap))
         return 0;
-    return err_set(err, -ENOTSUP,
-                   "this hypervisor is built without shadow paging and cannot track the memory of %s: %s", pv ? "a PV guest"
-                   : "a guest without hardware paging", pv ? "start the guest as PVH (type=\"pvh\"), or boot a Xen with "
-                   "CONFIG_SHADOW_PAGING (Debian's has none)" : "boot a Xen with CONFIG_SHADOW_PAGING");
+    return err_set(
+        err, -ENOTSUP,
+        "this hypervisor is built without shadow paging and cannot track the memory of %s: %s",
+        pv ? "a PV guest" : "a guest without hardware paging",
+        pv ? "start the guest as PVH (type=\"pvh\"), or boot a Xen with "
+             "CONFIG_SHADOW_PAGING (Debian's has none)"
+           : "boot a Xen with CONFIG_SHADOW_PAGING");
 }
 
 static int check_state(const libxl_dominfo *info, struct err *err)
@@ -76,7 +86,9 @@ static int check_state(const libxl_dominfo *info, struct err *err)
     if (info->dying)
         return err_set(err, -EBUSY, "the guest is being destroyed");
     if (info->shutdown && info->shutdown_reason == LIBXL_SHUTDOWN_REASON_SUSPEND)
-        return err_set(err, -EBUSY, "the guest is suspended: another migration or save holds it, or left it behind");
+        return err_set(
+            err, -EBUSY,
+            "the guest is suspended: another migration or save holds it, or left it behind");
     if (info->shutdown)
         return err_set(err, -EBUSY, "the guest has shut down");
     if (info->paused)

@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Domains may get more RAM than they have now, and special pages lie below 4 GiB, whatever the size. */
+/* Domains may get more RAM than they have now, and special pages lie below 4 GiB, whatever the
+ * size. */
 #define SPECIAL_PAGES_END (GIB(4) >> 12)
 
 int xen_name_check(const char *name, struct err *err)
@@ -27,7 +28,8 @@ int xen_name_check(const char *name, struct err *err)
     if (digits || name[0] == '-' || name[0] == '.')
         return err_set(err, -EINVAL, "\"%s\" is no name for a domain", name);
     if (length >= suffix && !strcmp(name + length - suffix, INCOMING_SUFFIX))
-        return err_set(err, -EINVAL, "\"%s\" is the name of a guest that is still moving here", name);
+        return err_set(err, -EINVAL, "\"%s\" is the name of a guest that is still moving here",
+                       name);
     return 0;
 }
 
@@ -67,7 +69,8 @@ static int find_domain(struct agent *a, const char *guest, struct err *err)
 
     if (libxl_domain_qualifier_to_domid(a->ctx, guest, &domid)) {
         list_names(a, names, sizeof(names));
-        return err_set(err, -ENOENT, "no domain \"%.100s\" here; there is %s", guest, names[0] ? names : "none");
+        return err_set(err, -ENOENT, "no domain \"%.100s\" here; there is %s", guest,
+                       names[0] ? names : "none");
     }
     name = domid ? libxl_domid_to_name(a->ctx, domid) : NULL;
     if (!name)
@@ -75,7 +78,8 @@ static int find_domain(struct agent *a, const char *guest, struct err *err)
     (void)snprintf(a->name, sizeof(a->name), "%s", name);
     a->domid = domid;
     free(name);
-    a->aside = strip_suffix(a->name, MOVED_SUFFIX); /* what a migration left: it can be resumed or destroyed */
+    a->aside = strip_suffix(
+        a->name, MOVED_SUFFIX); /* what a migration left: it can be resumed or destroyed */
     return xen_name_check(a->name, err);
 }
 
@@ -92,7 +96,8 @@ int xen_config_get(struct agent *a, libxl_domain_config *ret, struct err *err)
     return err_libxl(err, -EIO, rc, "reading the domain's configuration");
 }
 
-/* What travels: libxl's JSON as text (its numbers need not fit another reader's), and what the target compares. */
+/* What travels: libxl's JSON as text (its numbers need not fit another reader's), and what the
+ * target compares. */
 static int pack_config(struct agent *a, json_t **ret, libxl_domain_type *ret_type, struct err *err)
 {
     const libxl_version_info *version = libxl_get_version_info(a->ctx);
@@ -112,13 +117,15 @@ static int pack_config(struct agent *a, json_t **ret, libxl_domain_type *ret_typ
     }
     rc = xen_cpu_get(a, &cpu, err);
     if (!rc)
-        *ret = json_pack("{s:s,s:i,s:i,s:o}", "libxl", text, "xen_major", version->xen_version_major, "xen_minor",
-                         version->xen_version_minor, "cpu", cpu);
+        *ret =
+            json_pack("{s:s,s:i,s:i,s:o}", "libxl", text, "xen_major", version->xen_version_major,
+                      "xen_minor", version->xen_version_minor, "cpu", cpu);
     free(text);
     return rc ? rc : *ret ? 0 : err_set(err, -EINVAL, "the domain's configuration is no text");
 }
 
-int xen_config_parse(struct agent *a, const json_t *packed, libxl_domain_config *ret, struct err *err)
+int xen_config_parse(struct agent *a, const json_t *packed, libxl_domain_config *ret,
+                     struct err *err)
 {
     const char *text = json_string_value(json_object_get(packed, "libxl"));
 
@@ -129,7 +136,8 @@ int xen_config_parse(struct agent *a, const json_t *packed, libxl_domain_config 
     if (!libxl_domain_config_from_json(a->ctx, ret, text))
         return 0;
     libxl_domain_config_dispose(ret);
-    return err_set(err, -EPROTO, "the guest's configuration is not understood: %s", libxl_complaint());
+    return err_set(err, -EPROTO, "the guest's configuration is not understood: %s",
+                   libxl_complaint());
 }
 
 static const char *kind_of(libxl_domain_type type)
@@ -176,8 +184,8 @@ int xen_describe(struct agent *a, const char *guest, json_t **ret, struct err *e
     if (!rc)
         rc = pack_config(a, &config, &type, err);
     if (!rc)
-        *ret = json_pack("{s:s,s:s,s:s,s:I,s:I,s:O,s:O}", "kind", kind_of(type), "name", a->name, "uuid", uuid,
-                         "memory", (json_int_t)(info.current_memkb * 1024), "max_pfn",
+        *ret = json_pack("{s:s,s:s,s:s,s:I,s:I,s:O,s:O}", "kind", kind_of(type), "name", a->name,
+                         "uuid", uuid, "memory", (json_int_t)(info.current_memkb * 1024), "max_pfn",
                          (json_int_t)largest_pfn(a, &info), "disks", disks, "config", config);
     libxl_dominfo_dispose(&info);
     json_decref(disks);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Whether the target's CPUs have what the guest has seen at the source. Xen itself does not refuse a guest that has more: it
- * takes the features away, and the guest dies of it later. */
+/* Whether the target's CPUs have what the guest has seen at the source. Xen itself does not refuse
+ * a guest that has more: it takes the features away, and the guest dies of it later. */
 #include "hv/xen/xen-agent.h"
 
 #include "base/bytes.h"
@@ -14,14 +14,16 @@
 
 enum reg { EAX, EBX, ECX, EDX };
 
-/* Where the words of a featureset come from (xen/include/public/arch-x86/cpufeatureset.h), in their order. */
+/* Where the words of a featureset come from (xen/include/public/arch-x86/cpufeatureset.h), in their
+ * order. */
 static const struct {
     uint32_t leaf, subleaf;
     enum reg reg;
 } words[] = {
-    {0x1, 0, EDX}, {0x1, 0, ECX}, {0x80000001, 0, EDX}, {0x80000001, 0, ECX}, {0xd, 1, EAX}, {0x7, 0, EBX},
-    {0x7, 0, ECX}, {0x80000007, 0, EDX}, {0x80000008, 0, EBX}, {0x7, 0, EDX}, {0x7, 1, EAX}, {0x80000021, 0, EAX},
-    {0x7, 1, EBX}, {0x7, 2, EDX}, {0x7, 1, ECX}, {0x7, 1, EDX},
+    {0x1, 0, EDX},        {0x1, 0, ECX}, {0x80000001, 0, EDX}, {0x80000001, 0, ECX},
+    {0xd, 1, EAX},        {0x7, 0, EBX}, {0x7, 0, ECX},        {0x80000007, 0, EDX},
+    {0x80000008, 0, EBX}, {0x7, 0, EDX}, {0x7, 1, EAX},        {0x80000021, 0, EAX},
+    {0x7, 1, EBX},        {0x7, 2, EDX}, {0x7, 1, ECX},        {0x7, 1, EDX},
 };
 
 /* AMD repeats leaf 1's edx in leaf 0x80000001's; featuresets have these bits once. */
@@ -100,7 +102,8 @@ int xen_cpu_check(struct agent *a, const json_t *cpu, bool pv, struct err *err)
 
         if (missing)
             return err_set(err, -ENOTSUP,
-                           "the guest uses CPU features that this host lacks (CPUID leaf 0x%x.%u %s bits 0x%x): restart it "
+                           "the guest uses CPU features that this host lacks (CPUID leaf 0x%x.%u "
+                           "%s bits 0x%x): restart it "
                            "at the source with a cpuid= setting that masks them",
                            words[w].leaf, words[w].subleaf, reg_names[words[w].reg], missing);
     }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The block devices behind a domain's VBDs. blkback tells in the xenstore which device it serves, as "major:minor" in
- * hexadecimal: also of what a hotplug script made of it (a file behind a loop device). */
+/* The block devices behind a domain's VBDs. blkback tells in the xenstore which device it serves,
+ * as "major:minor" in hexadecimal: also of what a hotplug script made of it (a file behind a loop
+ * device). */
 #include "hv/xen/xen-agent.h"
 
 #include "base/cleanup.h"
@@ -40,11 +41,13 @@ static bool is_device(const char *path, unsigned int major, unsigned int minor)
 {
     struct stat st;
 
-    return path && path[0] == '/' && !stat(path, &st) && S_ISBLK(st.st_mode) && st.st_rdev == makedev(major, minor);
+    return path && path[0] == '/' && !stat(path, &st) && S_ISBLK(st.st_mode) &&
+           st.st_rdev == makedev(major, minor);
 }
 
 /* The name the administrator used is kept where it still is the same device. */
-static int find_path(const char *configured, unsigned int major, unsigned int minor, char *path, size_t size)
+static int find_path(const char *configured, unsigned int major, unsigned int minor, char *path,
+                     size_t size)
 {
     char link[64], target[256];
     ssize_t n;
@@ -64,12 +67,14 @@ static int measure(struct device *device, struct err *err)
 {
     CLEANUP_CLOSE int fd = open(device->path, O_RDONLY | O_CLOEXEC);
 
-    if (fd < 0 || ioctl(fd, BLKGETSIZE64, &device->size) || ioctl(fd, BLKSSZGET, &device->sector_size))
+    if (fd < 0 || ioctl(fd, BLKGETSIZE64, &device->size) ||
+        ioctl(fd, BLKSSZGET, &device->sector_size))
         return err_errno(err, -errno, "%s", device->path);
     return 0;
 }
 
-static int find_device(struct agent *a, const libxl_device_disk *disk, struct device *ret, struct err *err)
+static int find_device(struct agent *a, const libxl_device_disk *disk, struct device *ret,
+                       struct err *err)
 {
     CLEANUP_FREE char *number = read_backend(a, disk, "physical-device");
     unsigned int major, minor;
@@ -87,7 +92,8 @@ static bool is_empty(const libxl_device_disk *disk)
     return (disk->is_cdrom || disk->removable) && (!disk->pdev_path || !disk->pdev_path[0]);
 }
 
-static int describe_disk(struct agent *a, const libxl_device_disk *disk, json_t *list, struct err *err)
+static int describe_disk(struct agent *a, const libxl_device_disk *disk, json_t *list,
+                         struct err *err)
 {
     const char *label = disk->pdev_path ? disk->pdev_path : "";
     struct device device;
@@ -99,8 +105,9 @@ static int describe_disk(struct agent *a, const libxl_device_disk *disk, json_t 
     rc = find_device(a, disk, &device, err);
     if (rc)
         return err_prefix(err, rc, "disk %s (%s)", disk->vdev, label);
-    described = json_pack("{s:s,s:s,s:s,s:I,s:i,s:b}", "vbd", disk->vdev, "path", device.path, "label", label, "size",
-                          (json_int_t)device.size, "sector_size", device.sector_size, "read_only", !disk->readwrite);
+    described = json_pack("{s:s,s:s,s:s,s:I,s:i,s:b}", "vbd", disk->vdev, "path", device.path,
+                          "label", label, "size", (json_int_t)device.size, "sector_size",
+                          device.sector_size, "read_only", !disk->readwrite);
     if (!described || json_array_append_new(list, described))
         return err_set(err, -EINVAL, "disk %s cannot be described", disk->vdev);
     return 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What a configuration may not have. At the source: what this version cannot move. At the target the same again, since a
- * configuration comes from a peer and libxl obeys it as root: no program, script, file or device of this host may be
- * named but those that any guest gets. */
+/* What a configuration may not have. At the source: what this version cannot move. At the target
+ * the same again, since a configuration comes from a peer and libxl obeys it as root: no program,
+ * script, file or device of this host may be named but those that any guest gets. */
 #include "hv/xen/xen-agent.h"
 
 #include "base/bytes.h"
@@ -22,18 +22,22 @@ static bool is_true(libxl_defbool value)
     return !libxl_defbool_is_default(value) && libxl_defbool_val(value);
 }
 
-/* libxl makes full paths of script names; a peer may only name what the administrator put into the script folder. */
+/* libxl makes full paths of script names; a peer may only name what the administrator put into the
+ * script folder. */
 static bool is_stock_script(const char *script)
 {
     if (!script || !script[0])
         return true;
     if (!strncmp(script, XEN_SCRIPT_FOLDER, strlen(XEN_SCRIPT_FOLDER)))
         script += strlen(XEN_SCRIPT_FOLDER);
-    return !strchr(script, '/') && strspn(script, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") ==
-                                       strlen(script) && script[0] != '.';
+    return !strchr(script, '/') &&
+           strspn(script, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") ==
+               strlen(script) &&
+           script[0] != '.';
 }
 
-/* The only boot loader program a peer may have run here when the guest restarts: libxl's own, wherever it lies. */
+/* The only boot loader program a peer may have run here when the guest restarts: libxl's own,
+ * wherever it lies. */
 static bool is_pygrub(const char *bootloader)
 {
     const char *slash = bootloader ? strrchr(bootloader, '/') : NULL;
@@ -64,7 +68,8 @@ static int guard_passthrough(const libxl_domain_config *config, struct err *err)
 
     for (size_t i = 0; i < ARRAY_SIZE(devices); i++)
         if (devices[i].count)
-            return err_set(err, -ENOTSUP, "the guest has a %s: %s", devices[i].what, devices[i].advice);
+            return err_set(err, -ENOTSUP, "the guest has a %s: %s", devices[i].what,
+                           devices[i].advice);
     return 0;
 }
 
@@ -73,17 +78,22 @@ int xen_guard_disk(const libxl_device_disk *disk, struct err *err)
     const char *path = disk->pdev_path ? disk->pdev_path : "";
 
     if (disk->backend_domid || disk->backend_domname)
-        return err_set(err, -ENOTSUP, "disk %s has its backend in another domain; only dom0's can be moved", disk->vdev);
+        return err_set(err, -ENOTSUP,
+                       "disk %s has its backend in another domain; only dom0's can be moved",
+                       disk->vdev);
     if ((disk->is_cdrom || disk->removable) && !path[0])
         return 0;
     if (disk->is_cdrom)
-        return err_set(err, -ENOTSUP, "drive %s holds %s: eject it first (xl cd-eject)", disk->vdev, path);
+        return err_set(err, -ENOTSUP, "drive %s holds %s: eject it first (xl cd-eject)", disk->vdev,
+                       path);
     /* A configuration may leave the backend to libxl, and the xenstore does not tell the format. */
     if (disk->backend != LIBXL_DISK_BACKEND_PHY && disk->backend != LIBXL_DISK_BACKEND_UNKNOWN)
         return err_set(err, -ENOTSUP,
-                       "disk %s (%s) is served by %s; this version moves only disks of the backend phy (raw devices and "
+                       "disk %s (%s) is served by %s; this version moves only disks of the backend "
+                       "phy (raw devices and "
                        "files): attach it as \"phy:\"",
-                       disk->vdev, path, disk->backend == LIBXL_DISK_BACKEND_QDISK ? "QEMU (qdisk)" : "tapdisk");
+                       disk->vdev, path,
+                       disk->backend == LIBXL_DISK_BACKEND_QDISK ? "QEMU (qdisk)" : "tapdisk");
     if (disk->format != LIBXL_DISK_FORMAT_RAW && disk->format != LIBXL_DISK_FORMAT_UNKNOWN)
         return err_set(err, -ENOTSUP, "disk %s (%s) is not raw", disk->vdev, path);
     if (!is_stock_script(disk->script))
@@ -94,11 +104,15 @@ int xen_guard_disk(const libxl_device_disk *disk, struct err *err)
 static int guard_nic(const libxl_device_nic *nic, struct err *err)
 {
     if (nic->backend_domid || nic->backend_domname)
-        return err_set(err, -ENOTSUP, "network interface %d has its backend in another domain; only dom0's can be moved",
-                       nic->devid);
+        return err_set(
+            err, -ENOTSUP,
+            "network interface %d has its backend in another domain; only dom0's can be moved",
+            nic->devid);
     if (!is_stock_script(nic->script))
-        return err_set(err, -EPERM, "network interface %d wants the script %.200s, which is not in " XEN_SCRIPT_FOLDER,
-                       nic->devid, nic->script);
+        return err_set(
+            err, -EPERM,
+            "network interface %d wants the script %.200s, which is not in " XEN_SCRIPT_FOLDER,
+            nic->devid, nic->script);
     return 0;
 }
 
@@ -113,23 +127,33 @@ static int guard_hvm(const libxl_domain_build_info *b, struct err *err)
     if (serial && strcmp(serial, "pty") && strcmp(serial, "none"))
         return err_set(err, -EPERM, "a serial line to %.100s; only \"pty\" can be moved", serial);
     if (is_true(b->u.hvm.gfx_passthru))
-        return err_set(err, -ENOTSUP, "the guest has the host's graphics card: it cannot leave its host");
+        return err_set(err, -ENOTSUP,
+                       "the guest has the host's graphics card: it cannot leave its host");
     return 0;
 }
 
 static int guard_build(const libxl_domain_build_info *b, struct err *err)
 {
     if (b->num_vnuma_nodes)
-        return err_set(err, -ENOTSUP, "the guest has virtual NUMA nodes, which Xen's migration stream does not carry");
-    if (b->device_model || b->device_model_user || any_strings(b->extra) || any_strings(b->extra_pv) ||
-        any_strings(b->extra_hvm))
-        return err_set(err, -EPERM, "the guest has a device model or arguments of its own (device_model_override, "
-                                    "device_model_args), which no host takes from another");
+        return err_set(
+            err, -ENOTSUP,
+            "the guest has virtual NUMA nodes, which Xen's migration stream does not carry");
+    if (b->device_model || b->device_model_user || any_strings(b->extra) ||
+        any_strings(b->extra_pv) || any_strings(b->extra_hvm))
+        return err_set(
+            err, -EPERM,
+            "the guest has a device model or arguments of its own (device_model_override, "
+            "device_model_args), which no host takes from another");
     if (is_true(b->device_model_stubdomain))
-        return err_set(err, -ENOTSUP, "the guest's device model runs in a stub domain; this version cannot move it");
+        return err_set(
+            err, -ENOTSUP,
+            "the guest's device model runs in a stub domain; this version cannot move it");
     if (!is_pygrub(b->bootloader) || any_strings(b->bootloader_args))
-        return err_set(err, -EPERM, "the guest is started by the boot loader %.100s with or without arguments; only plain "
-                                    "pygrub can be moved", b->bootloader);
+        return err_set(
+            err, -EPERM,
+            "the guest is started by the boot loader %.100s with or without arguments; only plain "
+            "pygrub can be moved",
+            b->bootloader);
     return b->type == LIBXL_DOMAIN_TYPE_HVM ? guard_hvm(b, err) : 0;
 }
 

@@ -49,7 +49,8 @@ void agent_log_open(const char *name)
     log_opened = true;
 }
 
-static void __attribute__((format(printf, 2, 0))) write_line(const char *context, const char *format, va_list al)
+static void __attribute__((format(printf, 2, 0)))
+write_line(const char *context, const char *format, va_list al)
 {
     char text[1200], date[32];
     struct timespec now;
@@ -60,7 +61,8 @@ static void __attribute__((format(printf, 2, 0))) write_line(const char *context
     (void)clock_gettime(CLOCK_REALTIME, &now);
     (void)strftime(date, sizeof(date), "%F %T", localtime_r(&now.tv_sec, &tm));
     (void)vsnprintf(text, sizeof(text), format, al);
-    (void)dprintf(STDERR_FILENO, "%s.%03d [%d] %s: %s\n", date, (int)(now.tv_nsec / 1000000), (int)getpid(), context, text);
+    (void)dprintf(STDERR_FILENO, "%s.%03d [%d] %s: %s\n", date, (int)(now.tv_nsec / 1000000),
+                  (int)getpid(), context, text);
 }
 
 void log_line(const char *format, ...)
@@ -80,10 +82,19 @@ static void keep_printable(char *text)
             *text = '?';
 }
 
+/* "libxl_utils.c:505:libxl_read_exactly: " says nothing to a user. */
+static void drop_place(char *text)
+{
+    char *end = strncmp(text, "libxl", 5) ? NULL : strstr(text, ": ");
+
+    if (end)
+        memmove(text, end + 2, strlen(end + 2) + 1);
+}
+
 /* The first complaint is the cause, later ones its consequences. */
 static void __attribute__((format(printf, 5, 0)))
-take_message(struct xentoollog_logger *logger, xentoollog_level level, int errnum, const char *context, const char *format,
-             va_list al)
+take_message(struct xentoollog_logger *logger, xentoollog_level level, int errnum,
+             const char *context, const char *format, va_list al)
 {
     if (level >= XTL_ERROR && !complaint[0]) {
         va_list copy;
@@ -97,6 +108,7 @@ take_message(struct xentoollog_logger *logger, xentoollog_level level, int errnu
             (void)snprintf(complaint + used, sizeof(complaint) - used, ": %s", strerror(errnum));
         }
         keep_printable(complaint);
+        drop_place(complaint);
     }
     if (level >= log_level)
         write_line(context ? context : "libxl", format, al);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Room for a guest that comes. Restoring claims no memory beforehand, so without it Xen would fail in mid-stream. Where
- * dom0 was not given a fixed size at boot it holds all memory and gives some away, as "xl create" lets it. */
+/* Room for a guest that comes. Restoring claims no memory beforehand, so without it Xen would fail
+ * in mid-stream. Where dom0 was not given a fixed size at boot it holds all memory and gives some
+ * away, as "xl create" lets it. */
 #include "hv/xen/xen-agent.h"
 
 #include "base/clock.h"
@@ -11,7 +12,8 @@
 #define KEEP_FOR_DOM0_KB (UINT64_C(512) << 10)
 #define BALLOON_SECONDS  20
 
-static int ask_memory(struct agent *a, libxl_domain_config *config, uint64_t *ret_need, uint64_t *ret_free, struct err *err)
+static int ask_memory(struct agent *a, libxl_domain_config *config, uint64_t *ret_need,
+                      uint64_t *ret_free, struct err *err)
 {
     int rc;
 
@@ -22,7 +24,8 @@ static int ask_memory(struct agent *a, libxl_domain_config *config, uint64_t *re
     return rc ? err_libxl(err, -EIO, rc, "asking for this host's free memory") : 0;
 }
 
-/* What dom0 can give, in KiB. With dom0_mem= on Xen's command line the administrator has decided: nothing. */
+/* What dom0 can give, in KiB. With dom0_mem= on Xen's command line the administrator has decided:
+ * nothing. */
 static uint64_t dom0_spare(struct agent *a)
 {
     const libxl_version_info *version = libxl_get_version_info(a->ctx);
@@ -47,8 +50,11 @@ int xen_memory_check(struct agent *a, libxl_domain_config *config, struct err *e
     if (available >= need)
         return 0;
     return err_set(err, -ENOMEM,
-                   "the guest needs %llu MiB and Xen has %llu MiB free here: take some from dom0 (xl mem-set 0 ...) or from "
-                   "another guest", (unsigned long long)((need + 1023) / 1024), (unsigned long long)(available / 1024));
+                   "the guest needs %llu MiB and Xen has %llu MiB free here: take some from dom0 "
+                   "(xl mem-set 0 ...) or from "
+                   "another guest",
+                   (unsigned long long)((need + 1023) / 1024),
+                   (unsigned long long)(available / 1024));
 }
 
 int xen_memory_free(struct agent *a, libxl_domain_config *config, struct err *err)
@@ -62,12 +68,15 @@ int xen_memory_free(struct agent *a, libxl_domain_config *config, struct err *er
         return rc;
     log_line("dom0 gives %llu KiB to the guest", (unsigned long long)(need - available));
     if (libxl_set_memory_target(a->ctx, 0, -(int64_t)(need - available), 1, 0))
-        return err_set(err, -ENOMEM, "dom0 does not give the memory that the guest needs: %s", libxl_complaint());
+        return err_set(err, -ENOMEM, "dom0 does not give the memory that the guest needs: %s",
+                       libxl_complaint());
     while (available < need && clock_now() < end) {
         clock_sleep(100 * NS_PER_MS);
         rc = ask_memory(a, config, &need, &available, err);
         if (rc)
             return rc;
     }
-    return available >= need ? 0 : err_set(err, -ENOMEM, "dom0 did not give memory back within %d s", BALLOON_SECONDS);
+    return available >= need ? 0
+                             : err_set(err, -ENOMEM, "dom0 did not give memory back within %d s",
+                                       BALLOON_SECONDS);
 }

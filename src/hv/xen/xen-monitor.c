@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Every domain that "xl create" starts has an xl process that waits for its end and does what on_poweroff, on_reboot,
- * on_crash... say. A guest that came here by libxl alone has none: this process is its. */
+/* Every domain that "xl create" starts has an xl process that waits for its end and does what
+ * on_poweroff, on_reboot, on_crash... say. A guest that came here by libxl alone has none: this
+ * process is its. */
 #include "hv/xen/xen-agent.h"
 
 #include "base/clock.h"
@@ -15,10 +16,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#define DUMP_FOLDER       "/var/lib/xen/dump"
-#define BEFORE_RESTART_NS (2 * NS_PER_SEC) /* as xl does: the backends of the old domain are going */
+#define DUMP_FOLDER "/var/lib/xen/dump"
+#define BEFORE_RESTART_NS                                                                          \
+    (2 * NS_PER_SEC) /* as xl does: the backends of the old domain are going */
 
-/* A monitor is known by its log: xl's daemon and ours write to files of their own under the guest's name. */
+/* A monitor is known by its log: xl's daemon and ours write to files of their own under the guest's
+ * name. */
 static bool logs_for(const char *link, const char *name)
 {
     static const char *const programs[] = {"xl", "xmotion"};
@@ -29,9 +32,11 @@ static bool logs_for(const char *link, const char *name)
         return false;
     target[n] = '\0';
     for (size_t i = 0; i < sizeof(programs) / sizeof(programs[0]); i++) {
-        size_t length = (size_t)snprintf(log, sizeof(log), XEN_LOG_FOLDER "/%s-%s.log", programs[i], name);
+        size_t length =
+            (size_t)snprintf(log, sizeof(log), XEN_LOG_FOLDER "/%s-%s.log", programs[i], name);
 
-        if (!strncmp(target, log, length) && (!target[length] || target[length] == '.' || target[length] == ' '))
+        if (!strncmp(target, log, length) &&
+            (!target[length] || target[length] == '.' || target[length] == ' '))
             return true;
     }
     return false;
@@ -45,7 +50,8 @@ bool xen_monitor_exists(const char *name)
     char link[300];
 
     while (proc && !found && (entry = readdir(proc))) {
-        if (entry->d_name[0] < '1' || entry->d_name[0] > '9' || atoi(entry->d_name) == (int)getpid())
+        if (entry->d_name[0] < '1' || entry->d_name[0] > '9' ||
+            atoi(entry->d_name) == (int)getpid())
             continue;
         (void)snprintf(link, sizeof(link), "/proc/%s/fd/2", entry->d_name);
         found = logs_for(link, name);
@@ -84,7 +90,8 @@ static void unwatch(struct monitor *m)
 
 static int watch(struct monitor *m)
 {
-    static const libxl_event_hooks hooks = {.event_occurs_mask = LIBXL_EVENTMASK_ALL, .event_occurs = note_event};
+    static const libxl_event_hooks hooks = {.event_occurs_mask = LIBXL_EVENTMASK_ALL,
+                                            .event_occurs = note_event};
 
     unwatch(m);
     libxl_event_register_callbacks(m->a->ctx, &hooks, m);
@@ -126,14 +133,16 @@ static libxl_action_on_shutdown action_for(const libxl_domain_config *config, in
     }
 }
 
-/* "coredump-X" is a core dump and then X. A soft reset needs what only xl keeps: the guest restarts instead. */
+/* "coredump-X" is a core dump and then X. A soft reset needs what only xl keeps: the guest restarts
+ * instead. */
 static libxl_action_on_shutdown dump_core(struct agent *a, libxl_action_on_shutdown action)
 {
     char path[300];
 
     if (action == LIBXL_ACTION_ON_SHUTDOWN_SOFT_RESET)
         return LIBXL_ACTION_ON_SHUTDOWN_RESTART;
-    if (action != LIBXL_ACTION_ON_SHUTDOWN_COREDUMP_DESTROY && action != LIBXL_ACTION_ON_SHUTDOWN_COREDUMP_RESTART)
+    if (action != LIBXL_ACTION_ON_SHUTDOWN_COREDUMP_DESTROY &&
+        action != LIBXL_ACTION_ON_SHUTDOWN_COREDUMP_RESTART)
         return action;
     (void)snprintf(path, sizeof(path), DUMP_FOLDER "/%s", a->name);
     log_line("dumping core to %s", path);
@@ -176,7 +185,8 @@ static int act(struct monitor *m, libxl_domain_config *config, int reason)
     struct agent *a = m->a;
     libxl_action_on_shutdown action = action_for(config, reason);
 
-    log_line("domain %u ended (%s): %s", a->domid, libxl_shutdown_reason_to_string((libxl_shutdown_reason)reason),
+    log_line("domain %u ended (%s): %s", a->domid,
+             libxl_shutdown_reason_to_string((libxl_shutdown_reason)reason),
              libxl_action_on_shutdown_to_string(action));
     unwatch(m);
     libxl_complaint_clear();
@@ -213,7 +223,8 @@ static int ended(struct monitor *m, int reason)
     return rc;
 }
 
-/* A guest that was migrated away by others is renamed before it is destroyed; that is no end to act on. */
+/* A guest that was migrated away by others is renamed before it is destroyed; that is no end to act
+ * on. */
 static int wait_end(struct monitor *m)
 {
     bool control;

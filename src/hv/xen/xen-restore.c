@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The target's half: building the guest from the stream under the name NAME--incoming, and giving it its name and its
- * life when GO comes. Until then everything that goes wrong, the controller's death included, destroys it. */
+/* The target's half: building the guest from the stream under the name NAME--incoming, and giving
+ * it its name and its life when GO comes. Until then everything that goes wrong, the controller's
+ * death included, destroys it. */
 #include "hv/xen/xen-agent.h"
 
 #include "base/bytes.h"
@@ -10,13 +11,15 @@
 
 #include <assert.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define ABORT_MS 60000
+#define ABORT_MS           60000
+#define STREAM_HEADER_SIZE 16
 
 static int stream_in = -1;
 
@@ -38,9 +41,11 @@ static int replace_disk(libxl_device_disk *disk, const char *path, struct err *e
     struct stat st;
 
     if (!path || path[0] != '/' || stat(path, &st))
-        return err_set(err, -ENOENT, "disk %s: %s is not here", disk->vdev, path ? path : "no path");
+        return err_set(err, -ENOENT, "disk %s: %s is not here", disk->vdev,
+                       path ? path : "no path");
     if (!S_ISBLK(st.st_mode) && !S_ISREG(st.st_mode))
-        return err_set(err, -ENOTBLK, "disk %s: %s is neither a block device nor a file", disk->vdev, path);
+        return err_set(err, -ENOTBLK, "disk %s: %s is neither a block device nor a file",
+                       disk->vdev, path);
     replace_string(&disk->pdev_path, path);
     replace_string(&disk->script, NULL);
     disk->backend = LIBXL_DISK_BACKEND_PHY;
@@ -55,9 +60,11 @@ static int replace_disks(libxl_domain_config *config, const json_t *paths, struc
 
     for (int i = 0; i < config->num_disks && !rc; i++)
         if (!is_empty_drive(&config->disks[i]))
-            rc = replace_disk(&config->disks[i], json_string_value(json_array_get(paths, next++)), err);
+            rc = replace_disk(&config->disks[i], json_string_value(json_array_get(paths, next++)),
+                              err);
     if (!rc && next != json_array_size(paths))
-        rc = err_set(err, -EPROTO, "%zu disk paths for a guest with %zu disks", json_array_size(paths), next);
+        rc = err_set(err, -EPROTO, "%zu disk paths for a guest with %zu disks",
+                     json_array_size(paths), next);
     return rc;
 }
 
@@ -66,7 +73,8 @@ static void name_incoming(const struct agent *a, char *name, size_t size)
     (void)snprintf(name, size, "%s" INCOMING_SUFFIX, a->name);
 }
 
-/* The peer's configuration becomes ours: checked again, under another name, without the source's numbers. */
+/* The peer's configuration becomes ours: checked again, under another name, without the source's
+ * numbers. */
 static int adopt_config(struct agent *a, const json_t *request, struct err *err)
 {
     const char *name = json_string_value(json_object_get(request, "name"));
@@ -97,17 +105,18 @@ static int start_restore(struct agent *a, struct err *err)
     libxl_domain_restore_params params;
     int rc;
 
+    a->waiting = false;
     libxl_domain_restore_params_init(&params);
     params.stream_version = 2;
     libxl_complaint_clear();
     unsetenv("LIBXL_SAVE_HELPER"); /* libxl's own helper restores */
     operation_begin(&a->restore);
-    rc = libxl_domain_create_restore(a->ctx, &a->config, &a->domid, stream_in, -1, &params, &a->restore.how, NULL);
+    rc = libxl_domain_create_restore(a->ctx, &a->config, &a->domid, stream_in, -1, &params,
+                                     &a->restore.how, NULL);
     libxl_domain_restore_params_dispose(&params);
     if (!rc)
         return 0;
     a->restore.running = false;
-    close(take_fd(&stream_in));
     return err_libxl(err, -EIO, rc, "the guest cannot be built");
 }
 
@@ -127,27 +136,98 @@ int xen_restore_begin(struct agent *a, const json_t *request, int *stream, struc
     stream_in = take_fd(stream);
     a->stream_ns = 0;
     a->stream_watch = fcntl(stream_in, F_DUPFD_CLOEXEC, 0);
+    a->waiting = true;
+    return 0;
+}
+
+/* The first octets, left in the pipe. Returns how many there are, -EAGAIN, or 0 at the stream's
+ * end. */
+static ssize_t peek(int stream, void *octets, size_t length)
+{
+    int pair[2];
+    ssize_t n;
+
+    if (pipe2(pair, O_CLOEXEC))
+        return -errno;
+    n = tee(stream, pair[1], length, SPLICE_F_NONBLOCK);
+    n = n > 0 ? read(pair[0], octets, length) : n;
+    n = n < 0 ? -errno : n;
+    close(pair[0]);
+    close(pair[1]);
+    return n;
+}
+
+static bool is_closed(int stream)
+{
+    struct pollfd p = {.fd = stream};
+
+    return poll(&p, 1, 0) == 1 && p.revents & (POLLHUP | POLLERR);
+}
+
+/* libxl calls a null pointer when its stream is empty or does not begin as it should, so that is
+ * looked at first, and building begins when there is something to build from. */
+static int begin_when_ready(struct agent *a, struct err *err)
+{
+    uint8_t header[STREAM_HEADER_SIZE] = {0};
+    ssize_t n = peek(stream_in, header, sizeof(header));
+
+    if (n == -EAGAIN)
+        return 0;
+    if (n > 0 && n < (ssize_t)sizeof(header) && !is_closed(stream_in)) {
+        clock_sleep(NS_PER_MS);
+        return 0;
+    }
+    if (n < (ssize_t)sizeof(header))
+        return err_set(err, -EPROTO, "the stream ended before it began");
+    if (memcmp(header, "LibxlFmt", 8) || get_be32(header + 8) != 2 || get_be32(header + 12))
+        return err_set(err, -EPROTO, "what came is no libxl stream");
     return start_restore(a, err);
+}
+
+static void tell_failed(struct agent *a, const char *why)
+{
+    char text[400];
+
+    (void)snprintf(text, sizeof(text), "building the guest: %s", why);
+    log_line("%s", text);
+    agent_event(a, json_pack("{s:s,s:s}", "event", "failed", "text", text));
+}
+
+static void close_stream(struct agent *a)
+{
+    if (stream_in >= 0)
+        close(take_fd(&stream_in));
+    if (a->stream_watch >= 0)
+        close(take_fd(&a->stream_watch));
+    a->waiting = false;
+}
+
+static void wait_turn(struct agent *a)
+{
+    struct err err;
+
+    if (!begin_when_ready(a, &err))
+        return;
+    close_stream(a);
+    tell_failed(a, err.text);
 }
 
 void xen_restore_turn(struct agent *a)
 {
-    char text[400];
     uint64_t now = clock_now();
 
-    if (stream_in < 0 || a->restore.running)
+    if (a->waiting)
+        wait_turn(a);
+    if (stream_in < 0 || a->waiting || a->restore.running)
         return;
-    close(take_fd(&stream_in));
+    close_stream(a);
     if (!a->restore.rc) {
         uint64_t ns = a->stream_ns ? now - a->stream_ns : 0;
 
         agent_event(a, json_pack("{s:s,s:I}", "event", "built", "ns", (json_int_t)ns));
         return;
     }
-    (void)snprintf(text, sizeof(text), "building the guest: %s",
-                   libxl_complaint()[0] ? libxl_complaint() : libxl_error_to_string(a->restore.rc));
-    log_line("%s", text);
-    agent_event(a, json_pack("{s:s,s:s}", "event", "failed", "text", text));
+    tell_failed(a, libxl_complaint()[0] ? libxl_complaint() : libxl_error_to_string(a->restore.rc));
 }
 
 static int take_name(struct agent *a, struct err *err)
@@ -184,7 +264,8 @@ int xen_run(struct agent *a, uint64_t *ret_ns, struct err *err)
     return 0;
 }
 
-/* Whether domain `domid` still is the one that was built here: never destroy another that got its number. */
+/* Whether domain `domid` still is the one that was built here: never destroy another that got its
+ * number. */
 static bool is_ours(struct agent *a)
 {
     CLEANUP_FREE char *name = libxl_domid_to_name(a->ctx, a->domid);
@@ -196,11 +277,15 @@ static bool is_ours(struct agent *a)
 
 static int end_restore(struct agent *a, struct err *err)
 {
+    if (a->waiting)
+        close_stream(a);
     if (!a->restore.running)
         return 0;
     (void)libxl_ao_abort(a->ctx, &a->restore.how);
     if (operation_wait(a, &a->restore, ABORT_MS))
-        return err_set(err, -ETIMEDOUT, "building the guest does not end; destroy %s" INCOMING_SUFFIX " by hand", a->name);
+        return err_set(err, -ETIMEDOUT,
+                       "building the guest does not end; destroy %s" INCOMING_SUFFIX " by hand",
+                       a->name);
     xen_restore_turn(a);
     return 0;
 }
@@ -221,4 +306,21 @@ int xen_target_destroy(struct agent *a, struct err *err)
     log_line("domain %u is destroyed", a->domid);
     a->domid = (uint32_t)INVALID_DOMID;
     return 0;
+}
+
+int xen_destroy_left(struct agent *a, const json_t *request, struct err *err)
+{
+    const char *name = json_string_value(json_object_get(request, "name"));
+    char incoming[200];
+    int rc = name ? xen_name_check(name, err) : err_set(err, -EINVAL, "no guest is named");
+
+    if (rc)
+        return rc;
+    (void)snprintf(a->name, sizeof(a->name), "%s", name);
+    name_incoming(a, incoming, sizeof(incoming));
+    if (libxl_name_to_domid(a->ctx, incoming, &a->domid)) {
+        a->domid = (uint32_t)INVALID_DOMID;
+        return 0;
+    }
+    return xen_target_destroy(a, err);
 }

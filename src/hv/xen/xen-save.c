@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The source's half: saving, and everything that lets the guest run on here or go for good.
  *
- * Who owns the guest: until xen_set_aside it is this host, and every way out of here, the controller's death
- * included, ends with the guest running. From then on GO may have been sent, so nothing resumes it by itself: only
- * xen_resume on request, when the target has proved that it has no copy. */
+ * Who owns the guest: until xen_set_aside it is this host, and every way out of here, the
+ * controller's death included, ends with the guest running. From then on GO may have been sent, so
+ * nothing resumes it by itself: only xen_resume on request, when the target has proved that it has
+ * no copy. */
 #include "hv/xen/xen-agent.h"
 
 #include "base/cleanup.h"
@@ -35,7 +36,8 @@ static int find_save_helper(struct err *err)
     return setenv("LIBXL_SAVE_HELPER", path, 1) ? -ENOMEM : 0;
 }
 
-/* The helper inherits its end, which is closed here once it has spoken: then its death shows as the end of the socket. */
+/* The helper inherits its end, which is closed here once it has spoken: then its death shows as the
+ * end of the socket. */
 static int make_helper_socket(struct agent *a, struct err *err)
 {
     char number[16];
@@ -88,7 +90,8 @@ int xen_save_begin(struct agent *a, int *stream, struct err *err)
 
 static void tell_suspended(struct agent *a, const json_t *suspended)
 {
-    agent_event(a, json_pack("{s:s,s:O?}", "event", "suspended", "ns", json_object_get(suspended, "ns")));
+    agent_event(
+        a, json_pack("{s:s,s:O?}", "event", "suspended", "ns", json_object_get(suspended, "ns")));
 }
 
 void xen_save_helper_says(struct agent *a)
@@ -137,13 +140,15 @@ static bool is_suspended(const libxl_dominfo *info)
     return info->shutdown && info->shutdown_reason == LIBXL_SHUTDOWN_REASON_SUSPEND;
 }
 
-/* A helper that was killed did not come to libxenguest's way out: the guest would be tracked, and slow, for ever. */
+/* A helper that was killed did not come to libxenguest's way out: the guest would be tracked, and
+ * slow, for ever. */
 static void stop_log_dirty(struct agent *a)
 {
     (void)xc_shadow_control(a->xch, a->domid, XEN_DOMCTL_SHADOW_OP_OFF, NULL, 0);
 }
 
-/* Lets a suspended guest run on. A guest that ended in another way is left to who looks after it. */
+/* Lets a suspended guest run on. A guest that ended in another way is left to who looks after it.
+ */
 static int run_on(struct agent *a, struct err *err)
 {
     libxl_dominfo info;
@@ -233,7 +238,8 @@ void xen_save_turn(struct agent *a)
     agent_event(a, json_pack("{s:s,s:s}", "event", "failed", "text", text));
 }
 
-/* Whatever the save is at: its helper is told, and libxl. A guest that has begun to suspend must first have done so. */
+/* Whatever the save is at: its helper is told, and libxl. A guest that has begun to suspend must
+ * first have done so. */
 static int end_save(struct agent *a, struct err *err)
 {
     if (!a->save.running)
@@ -241,7 +247,8 @@ static int end_save(struct agent *a, struct err *err)
     (void)xen_policy_answer(a, -1);
     (void)libxl_ao_abort(a->ctx, &a->save.how);
     if (operation_wait(a, &a->save, ABORT_MS))
-        return err_set(err, -ETIMEDOUT, "the save does not end; the guest may be suspended (domain %u)", a->domid);
+        return err_set(err, -ETIMEDOUT,
+                       "the save does not end; the guest may be suspended (domain %u)", a->domid);
     finish_save(a);
     if (a->save.rc)
         stop_log_dirty(a);
@@ -310,7 +317,9 @@ int xen_source_destroy(struct agent *a, struct err *err)
     libxl_complaint_clear();
     a->destroyed = true;
     rc = libxl_domain_destroy(a->ctx, a->domid, NULL);
-    return rc && rc != ERROR_DOMAIN_NOTFOUND ? err_libxl(err, -EIO, rc, "the guest's old domain cannot be destroyed") : 0;
+    return rc && rc != ERROR_DOMAIN_NOTFOUND
+               ? err_libxl(err, -EIO, rc, "the guest's old domain cannot be destroyed")
+               : 0;
 }
 
 static void tell_gone(struct agent *a, const libxl_event *event)
@@ -321,9 +330,11 @@ static void tell_gone(struct agent *a, const libxl_event *event)
 
     if (a->destroyed || (!dead && reason == LIBXL_SHUTDOWN_REASON_SUSPEND))
         return;
-    (void)snprintf(text, sizeof(text), "the guest %s", dead ? "was destroyed" :
-                   reason == LIBXL_SHUTDOWN_REASON_POWEROFF ? "shut down" :
-                   reason == LIBXL_SHUTDOWN_REASON_REBOOT ? "rebooted" : "crashed");
+    (void)snprintf(text, sizeof(text), "the guest %s",
+                   dead                                       ? "was destroyed"
+                   : reason == LIBXL_SHUTDOWN_REASON_POWEROFF ? "shut down"
+                   : reason == LIBXL_SHUTDOWN_REASON_REBOOT   ? "rebooted"
+                                                              : "crashed");
     agent_event(a, json_pack("{s:s,s:s}", "event", "gone", "text", text));
 }
 
@@ -343,8 +354,9 @@ static void disaster(void *data, libxl_event_type type, const char *message, int
 
 void xen_source_watch(struct agent *a)
 {
-    static const libxl_event_hooks hooks = {
-        .event_occurs_mask = LIBXL_EVENTMASK_ALL, .event_occurs = domain_event, .disaster = disaster};
+    static const libxl_event_hooks hooks = {.event_occurs_mask = LIBXL_EVENTMASK_ALL,
+                                            .event_occurs = domain_event,
+                                            .disaster = disaster};
 
     libxl_event_register_callbacks(a->ctx, &hooks, a);
     if (libxl_evenable_domain_death(a->ctx, a->domid, 0, &a->death))

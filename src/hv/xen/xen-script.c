@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Puts xmotion-hotplug in the hotplug scripts' place while the guest is built, and the scripts back in theirs before it
- * runs: whatever happens to its devices later, here or at another host, is what would happen without xmotion. */
+/* Puts xmotion-hotplug in the hotplug scripts' place while the guest is built, and the scripts back
+ * in theirs before it runs: whatever happens to its devices later, here or at another host, is what
+ * would happen without xmotion. */
 #include "hv/xen/xen-agent.h"
 
 #include "base/cleanup.h"
@@ -26,7 +27,8 @@ static bool is_plain_nic(const libxl_device_nic *nic)
 {
     const char *slash = nic->script ? strrchr(nic->script, '/') : NULL;
 
-    return nic->bridge && nic->bridge[0] && (!nic->script || !strcmp(slash ? slash + 1 : nic->script, "vif-bridge"));
+    return nic->bridge && nic->bridge[0] &&
+           (!nic->script || !strcmp(slash ? slash + 1 : nic->script, "vif-bridge"));
 }
 
 static void replace(char **script, const char *with)
@@ -114,7 +116,8 @@ static void restore_stored(struct agent *a)
         restore_config(&config);
         text = libxl_domain_config_to_json(a->ctx, &config);
     }
-    if (!text || libxl_userdata_store(a->ctx, a->domid, "libxl-json", (const uint8_t *)text, (int)strlen(text) + 1))
+    if (!text || libxl_userdata_store(a->ctx, a->domid, "libxl-json", (const uint8_t *)text,
+                                      (int)strlen(text) + 1))
         log_line("the domain's stored configuration keeps " HOTPLUG);
     libxl_domain_config_dispose(&config);
     free(stored);
