@@ -42,7 +42,8 @@ TYPES = {
     13: ("ABORTED", "control", RECEIVER, "json"), 14: ("FAILED", "control", RECEIVER, "json"),
     15: ("PING", "control", "both", "empty"), 16: ("PONG", "control", "both", "empty"),
     17: ("CHECK", "control", SENDER, "json"), 18: ("CHECKED", "control", RECEIVER, "json"),
-    19: ("EPOCH_BEGIN", "control", SENDER, "binary"), 32: ("DISK_DATA", "data", SENDER, "binary"),
+    19: ("EPOCH_BEGIN", "control", SENDER, "binary"), 20: ("SETTLED", "control", RECEIVER, "json"),
+    32: ("DISK_DATA", "data", SENDER, "binary"),
     33: ("MEMORY_PAGES", "data", SENDER, "binary"), 34: ("ACK", "data", RECEIVER, "binary"),
 }
 

@@ -11,10 +11,10 @@ AFTER = {
     "PREPARED": "PREPARE", "MEMORY_BEGIN": "PREPARED", "MEMORY_READY": "MEMORY_BEGIN",
     "MEMORY_RECORD": "MEMORY_READY", "EPOCH_BEGIN": "MEMORY_READY", "EPOCH_END": "EPOCH_BEGIN",
     "FINAL": "PREPARED", "READY": "FINAL", "GO": "READY", "RUNNING": "GO", "ABORTED": "ABORT",
-    "CHECKED": "CHECK",
+    "CHECKED": "CHECK", "SETTLED": "RUNNING",
 }
 ONCE = {"PREPARE", "PREPARED", "MEMORY_BEGIN", "MEMORY_READY", "FINAL", "READY", "GO", "RUNNING", "ABORT",
-        "ABORTED", "FAILED"}
+        "ABORTED", "FAILED", "SETTLED"}
 ENDS = {"RUNNING": "moved", "ABORTED": "aborted", "FAILED": "failed"}
 MEMBERS = {  # mandatory members of control messages and their types
     "PREPARE": (("guest", dict),), "FINAL": (("disks", list),), "FAILED": (("errno", int), ("text", str)),
@@ -77,7 +77,7 @@ class Migration:
         crossing = record.origin == self.tool.SENDER and record.letter == "R"
         if name == "ABORT" and self.outcome == "failed":
             return
-        record.need(self.outcome is None or crossing, f"after the end ({self.outcome})")
+        record.need(self.outcome is None or crossing or name == "SETTLED", f"after the end ({self.outcome})")
         record.need(name == "FAILED" or len(self.hellos) == 2, "before both ends have greeted")
         record.need((name in ("CHECK", "CHECKED")) == (self.role == "check") or name == "FAILED",
                     f"not allowed with the role {self.role!r}")
@@ -96,7 +96,7 @@ class Migration:
             getattr(self, name.lower(), lambda r, v: None)(record, value)
         else:
             getattr(self, name.lower())(record)
-        self.outcome = ENDS.get(name)
+        self.outcome = ENDS.get(name, self.outcome)
 
     def ping(self, record):
         record.need(record.origin in self.hellos, "before HELLO")

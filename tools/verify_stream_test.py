@@ -10,7 +10,7 @@ import tempfile
 SESSION = "00112233445566778899aabbccddeeff"
 NUMBERS = {"HELLO": 1, "PREPARE": 2, "PREPARED": 3, "MEMORY_BEGIN": 4, "MEMORY_READY": 5, "MEMORY_RECORD": 6,
            "EPOCH_END": 7, "FINAL": 8, "READY": 9, "GO": 10, "RUNNING": 11, "ABORT": 12, "ABORTED": 13, "FAILED": 14,
-           "PING": 15, "PONG": 16, "CHECK": 17, "CHECKED": 18, "EPOCH_BEGIN": 19, "DISK_DATA": 32,
+           "PING": 15, "PONG": 16, "CHECK": 17, "CHECKED": 18, "EPOCH_BEGIN": 19, "SETTLED": 20, "DISK_DATA": 32,
            "MEMORY_PAGES": 33, "ACK": 34}
 BLOCK = b"xmotion " * 512
 REACH = 65536

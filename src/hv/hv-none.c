@@ -259,6 +259,12 @@ static int target_go(struct hv_target *t, uint64_t *ret_ns, struct err *err)
     return 0;
 }
 
+static int target_settle(struct hv_target *t, uint64_t timeout_ns, uint64_t *ret_ns, struct err *err)
+{
+    (void)timeout_ns;
+    return target_go(t, ret_ns, err);
+}
+
 static void target_close(struct hv_target *t)
 {
     (void)close(((struct none_target *)t)->event_fd);
@@ -274,6 +280,7 @@ static const struct hv_target_ops none_target_ops = {
     .memory_begin = target_memory_begin,
     .memory_complete = target_nothing,
     .run = target_go,
+    .settle = target_settle,
     .destroy = target_nothing,
     .close = target_close,
 };

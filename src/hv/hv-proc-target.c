@@ -173,6 +173,14 @@ static int target_memory_complete(struct hv_target *t, struct err *err)
     return r;
 }
 
+/* It has its disks and its heartbeat before it runs. */
+static int target_settle(struct hv_target *t, uint64_t timeout_ns, uint64_t *ret_ns, struct err *err)
+{
+    (void)t, (void)timeout_ns, (void)err;
+    *ret_ns = 0;
+    return 0;
+}
+
 static int target_run(struct hv_target *t, uint64_t *ret_ns, struct err *err)
 {
     struct proc_target *p = target_of(t);
@@ -223,6 +231,7 @@ static const struct hv_target_ops target_ops = {
     .memory_begin = target_memory_begin,
     .memory_complete = target_memory_complete,
     .run = target_run,
+    .settle = target_settle,
     .destroy = target_destroy,
     .close = target_close,
 };

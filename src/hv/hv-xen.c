@@ -315,6 +315,17 @@ static int target_run(struct hv_target *t, uint64_t *ret_ns, struct err *err)
     return rc;
 }
 
+static int target_settle(struct hv_target *t, uint64_t timeout_ns, uint64_t *ret_ns, struct err *err)
+{
+    json_t *answer = NULL;
+    int rc = agent_link_ask(&target_of(t)->link, json_pack("{s:s,s:I}", "do", "settle", "timeout", (json_int_t)timeout_ns),
+                            -1, CHANGE_MS, &answer, err);
+
+    *ret_ns = (uint64_t)json_integer_value(json_object_get(answer, "ns"));
+    json_decref(answer);
+    return rc;
+}
+
 /* The agent died in the middle: another one looks for what it left. */
 static int destroy_left(struct xen_target *t, struct err *err)
 {
@@ -355,6 +366,7 @@ static const struct hv_target_ops xen_target_ops = {
     .memory_begin = target_memory_begin,
     .memory_complete = target_memory_complete,
     .run = target_run,
+    .settle = target_settle,
     .destroy = target_destroy,
     .close = target_close,
 };

@@ -124,6 +124,9 @@ struct hv_target_ops {
     int (*memory_complete)(struct hv_target *t, struct err *err);
     /* GO: takes its real name and runs. *ret_ns: how long that took. */
     int (*run)(struct hv_target *t, uint64_t *ret_ns, struct err *err);
+    /* After run: waits until the guest has connected its devices again, so that its clients reach it; *ret_ns: how long that
+     * took since run. -ETIMEDOUT after `timeout_ns` (the guest runs all the same). */
+    int (*settle)(struct hv_target *t, uint64_t timeout_ns, uint64_t *ret_ns, struct err *err);
     /* Destroys what was built. Idempotent. After it the guest does not exist here. */
     int (*destroy)(struct hv_target *t, struct err *err);
     /* Forgets the target; the guest runs on if `run` succeeded, and is destroyed otherwise. */

@@ -151,37 +151,72 @@ static int read_runs(struct mirror_source *m, const struct claim *c, uint8_t *to
     return 0;
 }
 
-/* Describes each run with its checksum; zero runs leave the payload (which is closed up in place). Returns the
- * number of blocks; *ret_raw octets of payload remain. */
-static uint32_t describe_runs(struct mirror_source *m, const struct claim *c, uint8_t *payload, uint8_t *blocks,
-                              uint32_t *ret_raw, uint64_t *ret_zeroes)
+/* A record in the making: blocks described, payload closed up in place where zeroes left it. */
+struct draft {
+    uint8_t *blocks;
+    uint32_t count;
+    uint8_t *payload_end;
+    uint64_t zeroes;
+};
+
+static void describe(struct mirror_source *m, struct draft *d, const uint8_t *from, uint64_t offset, uint32_t length,
+                     bool zero)
 {
-    uint8_t *from = payload;
-    uint8_t *to = payload;
-    uint32_t n = 0;
+    struct wire_disk_block b = {.offset = offset, .length = length};
 
-    *ret_zeroes = 0;
-    for (uint32_t i = 0; i < c->count; from += c->runs[i].length, i++) {
-        struct wire_disk_block b = {.offset = c->runs[i].offset, .length = c->runs[i].length};
-
-        if (is_zero(from, b.length)) {
-            *ret_zeroes += b.length;
-            if (m->bulk)
-                continue;
-            b.kind = WIRE_BLOCK_ZERO;
-        } else {
-            b.kind = WIRE_BLOCK_DATA;
-            b.checksum = XXH3_64bits(from, b.length);
-            if (to != from)
-                memmove(to, from, b.length);
-            to += b.length;
-        }
-        chain_fold(&m->chain, &b);
-        wire_put_disk_block(blocks + n * WIRE_DISK_BLOCK_SIZE, &b);
-        n++;
+    if (zero) {
+        d->zeroes += length;
+        if (m->bulk)
+            return;
+        b.kind = WIRE_BLOCK_ZERO;
+    } else {
+        b.kind = WIRE_BLOCK_DATA;
+        b.checksum = XXH3_64bits(from, length);
+        if (d->payload_end != from)
+            memmove(d->payload_end, from, length);
+        d->payload_end += length;
     }
-    *ret_raw = (uint32_t)(to - payload);
+    chain_fold(&m->chain, &b);
+    wire_put_disk_block(d->blocks + d->count * WIRE_DISK_BLOCK_SIZE, &b);
+    d->count++;
+}
+
+/* Octets of `from` that are all zero, or all in tracker blocks that are not. */
+static uint32_t same_kind(const uint8_t *from, uint32_t length, bool *ret_zero)
+{
+    uint32_t n = MIN(length, TRACKER_GRANULARITY);
+
+    *ret_zero = is_zero(from, n);
+    while (n < length) {
+        uint32_t step = MIN(length - n, TRACKER_GRANULARITY);
+
+        if (is_zero(from + n, step) != *ret_zero)
+            break;
+        n += step;
+    }
     return n;
+}
+
+/* Describes each run with its checksum. In the bulk pass runs are whole chunks, few of them, and are taken apart, so that the
+ * zeroes of a chunk are not written; a later pass has many small runs, each of them one block. */
+static void describe_runs(struct mirror_source *m, const struct claim *c, const uint8_t *from, struct draft *d)
+{
+    for (uint32_t i = 0; i < c->count; i++) {
+        uint64_t offset = c->runs[i].offset;
+        uint32_t left = c->runs[i].length;
+
+        while (left) {
+            bool zero;
+            uint32_t n = m->bulk ? same_kind(from, left, &zero) : left;
+
+            if (!m->bulk)
+                zero = is_zero(from, left);
+            describe(m, d, from, offset, n, zero);
+            from += n;
+            offset += n;
+            left -= n;
+        }
+    }
 }
 
 static void claim_finished(struct mirror_source *m, uint64_t octets, uint64_t zeroes, bool sent)
@@ -241,9 +276,7 @@ static int source_take(void *source, struct stream_work *work, struct err *err)
 {
     struct mirror_source *m = source;
     struct claim c;
-    uint64_t zeroes;
-    uint32_t blocks;
-    uint32_t raw;
+    struct draft d;
     int r;
 
     for (;;) {
@@ -267,16 +300,17 @@ static int source_take(void *source, struct stream_work *work, struct err *err)
             claim_finished(m, 0, 0, false);
             return r;
         }
-        blocks = describe_runs(m, &c, work->scratch, work->buffer + WIRE_DISK_HEAD_SIZE, &raw, &zeroes);
-        if (blocks)
+        d = (struct draft){.blocks = work->buffer + WIRE_DISK_HEAD_SIZE, .payload_end = work->scratch};
+        describe_runs(m, &c, work->scratch, &d);
+        if (d.count)
             break;
         claim_finished(m, c.octets, c.octets, true); /* bulk, nothing but zeroes */
     }
-    put_record(m, work, blocks, raw);
+    put_record(m, work, d.count, (uint32_t)(d.payload_end - work->scratch));
     work->cookie[0] = c.first_block;
     work->cookie[1] = c.end_block;
     work->cookie[2] = c.octets;
-    work->cookie[3] = zeroes;
+    work->cookie[3] = d.zeroes;
     return 0;
 }
 

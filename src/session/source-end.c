@@ -8,7 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define TURN (50 * NS_PER_MS)
+#define TURN        (50 * NS_PER_MS)
+#define SETTLE_WAIT (15 * NS_PER_SEC)
 
 static enum switchover_event event_of(const struct source *s, int code)
 {
@@ -85,10 +86,28 @@ static int remove_source_disks(struct source *s, struct err *err)
     return 0;
 }
 
+/* When the guest's clients reached it again: only for the report, and not waited for without end. */
+static void hear_settled(struct source *s)
+{
+    uint64_t give_up = clock_now() + SETTLE_WAIT;
+    struct record record;
+    json_t *message;
+    int r;
+
+    s->times.settled = s->times.running;
+    while ((r = control_next(&s->control, &record, NULL)) == -EAGAIN && clock_now() < give_up)
+        loop_turn(s->loop, TURN);
+    if (r < 0 || record.type != WIRE_SETTLED || control_parse(&record, &message, NULL) < 0)
+        return;
+    s->times.settled += (uint64_t)(json_number_value(json_object_get(message, "settle_ms")) * (double)NS_PER_MS);
+    json_decref(message);
+}
+
 static enum source_outcome moved(struct source *s, struct err *err)
 {
     int r = s->hv->ops->destroy(s->hv, err);
 
+    hear_settled(s);
     if (r == 0 && s->config->remove_source_disks)
         r = remove_source_disks(s, err);
     if (r < 0) {

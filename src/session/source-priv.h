@@ -28,6 +28,7 @@ struct source_times {
     uint64_t ready;
     uint64_t go;
     uint64_t running;
+    uint64_t settled; /* the guest's clients reach it again */
 };
 
 struct source {

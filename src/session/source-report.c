@@ -87,6 +87,7 @@ static json_t *downtime_parts(const struct source *s)
     json_object_set_new(parts, "of_ready_flush_ms", json_real(json_number_value(json_object_get(s->ready, "flush_ms"))));
     json_object_set_new(parts, "of_ready_build_ms", json_real(json_number_value(json_object_get(s->ready, "build_ms"))));
     json_object_set_new(parts, "go_ms", json_real(ms_between(t->ready, t->running)));
+    json_object_set_new(parts, "settle_ms", json_real(ms_between(t->running, t->settled)));
     return parts;
 }
 
@@ -158,7 +159,7 @@ void source_report_result(struct source *s, enum source_outcome outcome, const s
                   outcome_name(outcome), "guest", s->guest ? s->guest->name : s->config->guest, "target",
                   s->config->address, "guest_is_at", where_is_guest(outcome), "total_ms",
                   ms_between(t->begin, t->running ? t->running : clock_now()), "downtime_ms",
-                  moved ? ms_between(t->suspend_begin, t->running) : 0.0, "predicted_tail_ms",
+                  moved ? ms_between(t->suspend_begin, t->settled) : 0.0, "predicted_tail_ms",
                   (double)(s->predicted_tail_ns == UINT64_MAX ? 0 : s->predicted_tail_ns / NS_PER_US) / 1000.0,
                   "downtime_parts", downtime_parts(s), "disks", disk_results(s, moved), "memory", memory_result(s),
                   "wire_bytes", (json_int_t)wire_bytes(s));

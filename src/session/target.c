@@ -11,6 +11,7 @@
 
 #define AREA "session.target"
 #define TURN (50 * NS_PER_MS)
+#define SETTLE_TIMEOUT (10 * NS_PER_SEC)
 
 static enum switchover_action feed(struct target *t, enum switchover_event event)
 {
@@ -307,6 +308,7 @@ static int final(struct target *t, const json_t *message, struct err *err)
 static int go(struct target *t, struct err *err)
 {
     uint64_t run_ns = 0;
+    uint64_t settle_ns = 0;
     struct err late;
     int r;
 
@@ -324,6 +326,9 @@ static int go(struct target *t, struct err *err)
         log_warn(AREA, "guest %s runs here, but its sender could not be told: %s", t->guest.name, late.text);
     if (journal_remove(t->config->state_dir, t->journal.session, &late) < 0)
         log_warn(AREA, "%s", late.text);
+    if (t->hv->ops->settle(t->hv, SETTLE_TIMEOUT, &settle_ns, &late) < 0)
+        log_warn(AREA, "guest %s: %s", t->guest.name, late.text);
+    (void)control_send(&t->control, WIRE_SETTLED, json_pack("{s:f}", "settle_ms", (double)settle_ns / 1e6), NULL);
     return 0;
 }
 

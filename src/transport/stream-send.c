@@ -48,6 +48,7 @@ struct worker {
     uint64_t sent,
         acked; /* records; the ring holds acked to sent - 1, each at its number modulo the size */
     uint64_t bytes; /* in flight */
+    unsigned int next_source;
 };
 
 struct stream {
@@ -230,14 +231,14 @@ static int wait_for_news(struct worker *w, uint64_t seen, struct err *err)
     return 0;
 }
 
-/* Asks the sources in their order. 0 with the record in `ret`, -EAGAIN when nobody has any. */
+/* Asks the sources in turn, so that all get on at once. 0 with the record in `ret`, -EAGAIN when nobody has any. */
 static int ask_sources(struct worker *w, struct sent *ret, struct err *err)
 {
     struct stream *s = w->stream;
     unsigned int n = atomic_load(&s->source_count);
 
     for (unsigned int i = 0; i < n; i++) {
-        const struct source *source = &s->sources[i];
+        const struct source *source = &s->sources[w->next_source++ % n];
         int r;
 
         *ret =

@@ -51,7 +51,7 @@ struct stream_config {
 int stream_create(struct stream **ret, const struct stream_config *config, struct err *err);
 int stream_add(struct stream *s, struct conn *c, struct err *err);
 
-/* Registers a source; earlier ones are asked first. Thread-safe. The source must outlive the
+/* Registers a source; all are asked in turn. Thread-safe. The source must outlive the
  * stream. */
 int stream_attach(struct stream *s, const struct stream_source_ops *ops, void *source,
                   struct err *err);

@@ -67,6 +67,7 @@ static const char *const type_names[] = {
     [WIRE_CHECK] = "CHECK",
     [WIRE_CHECKED] = "CHECKED",
     [WIRE_EPOCH_BEGIN] = "EPOCH_BEGIN",
+    [WIRE_SETTLED] = "SETTLED",
     [WIRE_DISK_DATA] = "DISK_DATA",
     [WIRE_MEMORY_PAGES] = "MEMORY_PAGES",
     [WIRE_ACK] = "ACK",

@@ -32,6 +32,7 @@ enum wire_type {
     WIRE_CHECK = 17,
     WIRE_CHECKED = 18,
     WIRE_EPOCH_BEGIN = 19,
+    WIRE_SETTLED = 20,
     WIRE_DISK_DATA = 32,
     WIRE_MEMORY_PAGES = 33,
     WIRE_ACK = 34,

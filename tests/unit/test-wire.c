@@ -46,7 +46,7 @@ END_TEST
 START_TEST(header_refusals)
 {
     static const struct damage damages[] = {
-        {"magic", 0, 2, 0x584e}, {"type 0", 2, 2, 0},          {"type 20", 2, 2, 20},
+        {"magic", 0, 2, 0x584e}, {"type 0", 2, 2, 0},          {"type 21", 2, 2, 21},
         {"type 35", 2, 2, 35},   {"type 65535", 2, 2, 0xffff}, {"over the limit", 4, 4, 101},
         {"huge", 4, 4, ~0u},     {"next sequence", 8, 8, 8},   {"old sequence", 8, 8, 6},
     };

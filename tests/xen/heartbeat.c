@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* heartbeat ADDRESS [SECONDS]: asks a guest for its heartbeat every 5 ms until SIGTERM (or for SECONDS) and says how long
+/* heartbeat ADDRESS [SECONDS]: asks a guest for its heartbeat every 20 ms until SIGTERM (or for SECONDS) and says how long
  * the guest was silent: "gap" lines for every silence over 100 ms as it ends, at last one "longest" line. A guest's own
  * count must never go back: it would be an older copy of it that answers. */
 #include <arpa/inet.h>
@@ -18,7 +18,7 @@
 #include "hv/guest-heartbeat.h"
 
 #define PORT     7788
-#define INTERVAL (5 * NS_PER_MS)
+#define INTERVAL (20 * NS_PER_MS)
 #define NOTABLE  (100 * NS_PER_MS)
 
 struct listener {

@@ -126,6 +126,15 @@ static int do_run(struct agent *a, json_t *reply, struct err *err)
     return rc;
 }
 
+static int do_settle(struct agent *a, const json_t *request, json_t *reply, struct err *err)
+{
+    uint64_t ns = 0;
+    int rc = xen_settle(a, (uint64_t)json_integer_value(json_object_get(request, "timeout")), &ns, err);
+
+    json_object_set_new(reply, "ns", json_integer((json_int_t)ns));
+    return rc;
+}
+
 /* `fd` came with the request; whoever keeps it sets it to -1. */
 static int do_request(struct agent *a, const char *what, const json_t *request, int *fd,
                       json_t *reply, struct err *err)
@@ -138,6 +147,8 @@ static int do_request(struct agent *a, const char *what, const json_t *request, 
         return xen_restore_begin(a, request, fd, err);
     if (!strcmp(what, "run"))
         return do_run(a, reply, err);
+    if (!strcmp(what, "settle"))
+        return do_settle(a, request, reply, err);
     if (!strcmp(what, "target-destroy"))
         return xen_target_destroy(a, err);
     if (!strcmp(what, "destroy-left"))

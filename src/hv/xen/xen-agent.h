@@ -134,6 +134,8 @@ void xen_source_watch(struct agent *a);
 int xen_restore_begin(struct agent *a, const json_t *request, int *stream,
                       struct err *err); /* takes *stream over */
 void xen_restore_turn(struct agent *a);
+/* Waits until the guest that runs has connected its devices. */
+int xen_settle(struct agent *a, uint64_t timeout_ns, uint64_t *ret_ns, struct err *err);
 int xen_run(struct agent *a, uint64_t *ret_ns, struct err *err);
 int xen_target_destroy(struct agent *a, struct err *err);
 /* What an agent that died left of the guest "name". */

@@ -25,6 +25,8 @@ start shell socat -t 86400 TCP-LISTEN:7000,fork,reuseaddr EXEC:/usr/sbin/shell-s
 start xenstored xenstored -N --pid-file /run/xenstored.pid
 until xenstore-exists / 2> /dev/null; do usleep 50000; done
 xen-init-dom0
+# As admins do: dom0 is not starved by its guests (credit2's default weight is 256).
+xl sched-credit2 -d Domain-0 -w 2048
 start xenconsoled xenconsoled -i --log=guest --log-dir=/var/log/xen/console
 
 if ! vgs vg0 > /dev/null 2>&1; then
