@@ -228,6 +228,7 @@ ping_start() {
 ping_stop() {
     kill -TERM "$PING" 2> /dev/null
     wait "$PING" 2> /dev/null
+    # shellcheck disable=SC2034 # for who calls it
     GAP_MS=$(python3 -c 'import json, sys
 ping = json.load(open(sys.argv[1]))
 assert ping["answered"] and not ping["count_went_back"], ping

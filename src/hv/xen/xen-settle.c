@@ -6,11 +6,12 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 
+#include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define CONNECTED "4" /* XenbusStateConnected */
-#define STEP      (2 * NS_PER_MS)
 
 static const char *const classes[] = {"vif", "vbd"};
 
@@ -42,18 +43,36 @@ static bool all_connected(struct agent *a)
     return all;
 }
 
+/* Sleeps until something of the guest's devices changes. */
+static void await_change(struct xs_handle *xs, uint64_t ns)
+{
+    struct pollfd p = {.fd = xs_fileno(xs), .events = POLLIN};
+    unsigned int count;
+
+    if (poll(&p, 1, (int)(ns / NS_PER_MS) + 1) == 1)
+        free(xs_read_watch(xs, &count));
+}
+
 int xen_settle(struct agent *a, uint64_t timeout_ns, uint64_t *ret_ns, struct err *err)
 {
     uint64_t begin = clock_now();
+    struct xs_handle *xs; /* of its own: the agent's has other watches */
+    char path[64];
+    bool all;
 
     if (!a->ran)
         return err_set(err, -EINVAL, "\"settle\" before \"run\"");
-    while (!all_connected(a)) {
-        if (clock_now() - begin > timeout_ns)
-            return err_set(err, -ETIMEDOUT, "the guest runs, but has not connected all its devices after %llu s",
-                           (unsigned long long)(timeout_ns / NS_PER_SEC));
-        clock_sleep(STEP);
-    }
+    xs = xs_open(0);
+    if (!xs)
+        return err_errno(err, -errno, "xenstore");
+    (void)snprintf(path, sizeof(path), "/local/domain/%u/device", a->domid);
+    (void)xs_watch(xs, path, "settle");
+    while (!(all = all_connected(a)) && clock_now() - begin < timeout_ns)
+        await_change(xs, timeout_ns - (clock_now() - begin));
+    xs_close(xs);
     *ret_ns = clock_now() - begin;
+    if (!all)
+        return err_set(err, -ETIMEDOUT, "the guest runs, but has not connected all its devices after %llu s",
+                       (unsigned long long)(timeout_ns / NS_PER_SEC));
     return 0;
 }
