@@ -6,6 +6,8 @@
 #define XMOTION_MIRROR_BPF_KERN_H
 
 typedef _Bool bool;
+#define true  1
+#define false 0
 typedef unsigned char __u8;
 typedef unsigned short __u16;
 typedef unsigned int __u32;
@@ -19,7 +21,7 @@ typedef __u32 __wsum;
 
 /* From the kernel's user interface (linux/bpf.h): these never change. */
 enum { BPF_ANY = 0 };
-enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2 };
+enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2, BPF_MAP_TYPE_PERCPU_ARRAY = 6 };
 enum { BPF_F_MMAPABLE = 1024 };
 
 /* From linux/blk_types.h. The lowest bit of an operation says that it changes data. */
@@ -61,6 +63,7 @@ struct bio {
 
 struct request {
     struct request_queue *q;
+    int tag;
     __u32 cmd_flags;
     __u32 __data_len;
     __u64 __sector;

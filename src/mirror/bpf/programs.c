@@ -85,9 +85,13 @@ static int configure(struct tracker_kern *kern, const struct block_place *place,
 
     set_target(kern, place);
     (void)bpf_program__set_autoload(kern->progs.rq_complete, rq);
+    (void)bpf_program__set_autoload(kern->progs.rq_complete_again, rq);
+    (void)bpf_program__set_autoload(kern->progs.rq_complete_last, rq);
     (void)bpf_program__set_autoload(kern->progs.rq_issue, false);
     (void)bpf_program__set_autoload(kern->progs.bio_queue, !rq);
     (void)bpf_program__set_autoload(kern->progs.bio_complete, !rq);
+    (void)bpf_program__set_autoload(kern->progs.bio_complete_again, !rq);
+    (void)bpf_program__set_autoload(kern->progs.bio_complete_last, !rq);
     if (!rq) {
         r = bpf_map__set_max_entries(kern->maps.inflight, INFLIGHT_BIOS);
         if (r < 0)
@@ -183,11 +187,20 @@ static int attach_all(struct programs *p, struct err *err)
     struct tracker_kern *k = p->kern;
     int r;
 
+    /* Copies run in the order in which they were attached (tracker.bpf.c, take). */
     r = attach(k->progs.rq_complete, &k->links.rq_complete, err);
+    if (r == 0)
+        r = attach(k->progs.rq_complete_again, &k->links.rq_complete_again, err);
+    if (r == 0)
+        r = attach(k->progs.rq_complete_last, &k->links.rq_complete_last, err);
     if (r == 0)
         r = attach(k->progs.rq_issue, &k->links.rq_issue, err);
     if (r == 0)
         r = attach(k->progs.bio_complete, &k->links.bio_complete, err);
+    if (r == 0)
+        r = attach(k->progs.bio_complete_again, &k->links.bio_complete_again, err);
+    if (r == 0)
+        r = attach(k->progs.bio_complete_last, &k->links.bio_complete_last, err);
     if (r == 0)
         r = attach(k->progs.bio_queue, &k->links.bio_queue, err);
     return r;

@@ -46,6 +46,61 @@ struct {
     __type(value, struct span);
 } inflight SEC(".maps");
 
+/* The kernel leaves a program out while the same processor is inside of it already: an interrupt ends a request on top of one
+ * that is being ended. So completions have three copies of their program, one after another: what is left out of one is in
+ * another, as interrupts do not nest deeper. An event is taken by the first copy that runs for it and passed over by the
+ * others; the events under way on a processor are a stack, since whatever interrupts one is over before it goes on. */
+#define COPIES      3
+#define STACK_DEPTH 16 /* of which 3 are needed: an entry whose last copy was left out stays a while */
+
+struct stack {
+    __u64 depth;
+    __u64 events[STACK_DEPTH];
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct stack);
+} under_way SEC(".maps");
+
+static __always_inline void push(struct stack *stack, __u64 event)
+{
+    __u64 depth = stack->depth < STACK_DEPTH ? stack->depth : 0;
+
+    stack->events[depth & (STACK_DEPTH - 1)] = event;
+    stack->depth = depth + 1;
+}
+
+/* The last copy: the event is over, and so is all that was left above it. */
+static __always_inline bool pop(struct stack *stack, __u64 event)
+{
+    for (__u64 i = STACK_DEPTH; i > 0; i--) {
+        if (i > stack->depth || stack->events[i - 1] != event)
+            continue;
+        stack->depth = i - 1;
+        return true;
+    }
+    return false;
+}
+
+/* Whether this copy is to handle the event. Events are told apart by their place; pointers cannot be reckoned with here. */
+static __always_inline bool take(__u32 copy, __u64 event)
+{
+    __u32 key = 0;
+    struct stack *stack = bpf_map_lookup_elem(&under_way, &key);
+
+    if (!stack)
+        return copy == 0;
+    if (copy == COPIES - 1)
+        return !pop(stack, event);
+    if (copy > 0 && stack->depth && stack->events[(stack->depth - 1) & (STACK_DEPTH - 1)] == event)
+        return false;
+    push(stack, event);
+    return true;
+}
+
 static void poison(__u32 reason)
 {
     __sync_fetch_and_or(&counts.poison, reason);
@@ -168,12 +223,11 @@ static void mark_request(struct request *rq, __u32 op, __u32 octets)
 }
 
 /* Request-based: a request, or a piece of one, is done. Errors are marked like success. */
-SEC("tp_btf/block_rq_complete")
-int BPF_PROG(rq_complete, struct request *rq, __u8 error, __u32 octets)
+static __always_inline int end_request(__u32 copy, struct request *rq, __u32 octets)
 {
     __u32 op = rq->cmd_flags & REQ_OP_MASK;
 
-    if (!is_target(rq->q->disk))
+    if (!is_target(rq->q->disk) || !take(copy, rq->__sector << 24 ^ octets ^ (__u64)rq->tag << 48))
         return 0;
     if (!(op & REQ_OP_CHANGES)) {
         count_read();
@@ -190,6 +244,17 @@ int BPF_PROG(rq_complete, struct request *rq, __u8 error, __u32 octets)
     count(&counts.begun, op, octets >> 9, rq->part);
     return 0;
 }
+
+#define RQ_COMPLETE(name, copy)                                                                    \
+    SEC("tp_btf/block_rq_complete")                                                                \
+    int BPF_PROG(name, struct request *rq, __u8 error, __u32 octets)                               \
+    {                                                                                              \
+        return end_request(copy, rq, octets);                                                      \
+    }
+
+RQ_COMPLETE(rq_complete, 0)
+RQ_COMPLETE(rq_complete_again, 1)
+RQ_COMPLETE(rq_complete_last, 2)
 
 /* Loaded by tests only, to show what marking at submission loses. */
 SEC("tp_btf/block_rq_issue")
@@ -231,14 +296,13 @@ int BPF_PROG(bio_queue, struct bio *bio)
 
 /* Bio-based: a bio is done. A large one may have been split: its pieces end first, under addresses
  * of their own and with bi_private pointing at the one that was remembered. */
-SEC("tp_btf/block_bio_complete")
-int BPF_PROG(bio_complete, struct request_queue *q, struct bio *bio)
+static __always_inline int end_bio(__u32 copy, struct bio *bio)
 {
     __u32 op = bio->bi_opf & REQ_OP_MASK;
     __u64 key = (__u64)bio;
     struct span *span;
 
-    if (!is_target(bio->bi_bdev->bd_disk))
+    if (!is_target(bio->bi_bdev->bd_disk) || !take(copy, bio->bi_iter.bi_sector ^ (__u64)bio->bi_opf << 32))
         return 0;
     if (!(op & REQ_OP_CHANGES)) {
         count_read();
@@ -259,6 +323,17 @@ int BPF_PROG(bio_complete, struct request_queue *q, struct bio *bio)
     __sync_fetch_and_sub(&counts.pending, 1);
     return 0;
 }
+
+#define BIO_COMPLETE(name, copy)                                                                   \
+    SEC("tp_btf/block_bio_complete")                                                               \
+    int BPF_PROG(name, struct request_queue *q, struct bio *bio)                                   \
+    {                                                                                              \
+        return end_bio(copy, bio);                                                                 \
+    }
+
+BIO_COMPLETE(bio_complete, 0)
+BIO_COMPLETE(bio_complete_again, 1)
+BIO_COMPLETE(bio_complete_last, 2)
 
 /* The kernel asks for this word before it lends its helpers; LGPL 2.1 (3) allows it. */
 char LICENSE[] SEC("license") = "GPL";
