@@ -222,13 +222,18 @@ static void print_ping(const struct guest_ping_result *p, bool json)
 {
     double gap = p->gap_count ? (double)(p->gaps[0].length_ns / NS_PER_US) / 1000.0 : 0.0;
 
-    if (json)
-        (void)printf("{\"sent\":%llu,\"answered\":%llu,\"lost\":%llu,\"longest_gap_ms\":%.3f,\"count_went_back\":%llu}\n",
-                     (unsigned long long)p->sent, (unsigned long long)p->answered, (unsigned long long)p->lost, gap,
-                     (unsigned long long)p->count_went_back);
-    else
+    if (!json) {
         (void)printf("%llu heartbeats asked for, %llu answered; longest gap %.1f ms\n", (unsigned long long)p->sent,
                      (unsigned long long)p->answered, gap);
+        return;
+    }
+    (void)printf("{\"sent\":%llu,\"answered\":%llu,\"lost\":%llu,\"count_went_back\":%llu,\"longest_gap_ms\":%.3f,\"gaps\":[",
+                 (unsigned long long)p->sent, (unsigned long long)p->answered, (unsigned long long)p->lost,
+                 (unsigned long long)p->count_went_back, gap);
+    for (unsigned int i = 0; i < p->gap_count; i++)
+        (void)printf("%s{\"begin_ms\":%.3f,\"length_ms\":%.3f}", i ? "," : "", (double)p->gaps[i].begin_ns / 1e6,
+                     (double)p->gaps[i].length_ns / 1e6);
+    (void)printf("]}\n");
 }
 
 static int guest_ping(struct guest_options *o, int argc, char **argv, struct err *err)

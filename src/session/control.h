@@ -36,6 +36,11 @@ int control_post(struct control *c, enum wire_type type, const void *body, uint3
 /* Sends what was posted, and PING where it is due. -ETIMEDOUT: the peer has been silent for 30 s. */
 int control_work(struct control *c, struct err *err);
 
+/* While work takes long and nothing is read: tells the peer now and then that this end is alive. */
+int control_tell_alive(struct control *c, struct err *err);
+/* After such work: the peer had no say meanwhile. */
+void control_heard(struct control *c);
+
 /* The next record that is not PING or PONG; -EAGAIN. */
 int control_next(struct control *c, struct record *ret, struct err *err);
 

@@ -146,7 +146,7 @@ static int serve(struct source *s, struct err *err)
 
     if (s->job)
         job_work(s->job);
-    r = s->hv ? serve_hv(s, err) : 0;
+    r = s->hv && s->state != SW_GO ? serve_hv(s, err) : 0; /* after GO it is not ours to look at */
     if (r == 0)
         r = serve_control(s, err);
     if (r == 0)

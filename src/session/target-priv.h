@@ -39,6 +39,8 @@ struct target {
 
     pthread_t flusher; /* keeps what the last flush has to do small */
     bool flusher_runs;
+    int memory_fd; /* where the guest's memory goes: a stream, or mapped */
+    uint8_t *memory_ram;
     bool built;
     uint64_t build_ns;
     uint64_t flush_ns;

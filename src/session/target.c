@@ -85,10 +85,11 @@ static int run_task(struct target *t, int (*work)(struct target *t, struct err *
         return err_set(err, -EAGAIN, "no thread");
     while (!__atomic_load_n(&k.done, __ATOMIC_ACQUIRE)) {
         job_work(t->job);
-        (void)control_work(&t->control, &ignored);
+        (void)control_tell_alive(&t->control, &ignored);
         loop_turn(t->loop, NS_PER_SEC);
     }
     (void)pthread_join(thread, NULL);
+    control_heard(&t->control);
     *err = k.err;
     return k.result;
 }
@@ -158,18 +159,28 @@ static void script_done(void *data, const struct err *err)
     loop_wake(t->loop);
 }
 
+/* May take long: dom0 gives memory up for the guest. */
+static int start_building(struct target *t, struct err *err)
+{
+    const char *paths[HV_DISKS_MAX];
+
+    for (unsigned int i = 0; i < t->guest.disk_count; i++)
+        paths[i] = t->journal.volumes[i].path;
+    return t->hv->ops->memory_begin(t->hv, paths, &t->memory_fd, &t->memory_ram, err);
+}
+
 static int begin_memory(struct target *t, struct err *err)
 {
-    struct page_target_config c = {.fd = -1, .max_pfn = t->guest.max_pfn, .script_done = script_done, .data = t};
-    const char *paths[HV_DISKS_MAX];
+    struct page_target_config c = {.max_pfn = t->guest.max_pfn, .script_done = script_done, .data = t};
     struct page_target *pages;
     int r;
 
     if (t->hv->ops->memory_kind == HV_MEMORY_NONE || feed(t, SW_EV_MEMORY) == SW_REFUSE)
         return err_set(err, -EPROTO, "MEMORY_BEGIN out of turn");
-    for (unsigned int i = 0; i < t->guest.disk_count; i++)
-        paths[i] = t->journal.volumes[i].path;
-    r = t->hv->ops->memory_begin(t->hv, paths, &c.fd, &c.ram, err);
+    t->memory_fd = -1;
+    r = run_task(t, start_building, err);
+    c.fd = t->memory_fd;
+    c.ram = t->memory_ram;
     if (r == 0)
         r = loop_watch(t->loop, t->hv->ops->fd(t->hv), err);
     if (r == 0)
