@@ -15,7 +15,7 @@
 #define AREA           "mirror.tracker"
 #define CALM_NS        (2 * NS_PER_SEC)  /* no write of before for so long: there are none */
 #define SETTLE_MAX_NS  (60 * NS_PER_SEC) /* writes of before that take longer: give up */
-#define BASE_SAMPLES   16
+#define BASE_SAMPLES   128 /* on a busy device few of them fall between two writes */
 #define DRAIN_PAUSE_NS (10 * NS_PER_MS)
 #define AUDIT_TRIES    5
 

@@ -6,6 +6,7 @@ before=$(track-copy programs)
 for disk in /dev/fast /dev/mapper/lv; do
     track-copy write -t 8000 $disk > /tmp/writer 2>&1 &
     writer=$!
+    rm -f /tmp/tracker
     track-copy track -t 60000 $disk > /tmp/tracker 2>&1 &
     tracker=$!
     wait_for /tmp/tracker tracking || result fail "$disk: no tracker"
