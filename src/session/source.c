@@ -218,6 +218,11 @@ static int open_guest(struct source *s, struct err *err)
     return hv_source_open_none(&s->hv, path, s->config->stop_command, size, err);
 }
 
+static json_t *status_of(void *source)
+{
+    return source_status(source);
+}
+
 static int begin(struct source *s, struct err *err)
 {
     int r = open_guest(s, err);
@@ -229,7 +234,7 @@ static int begin(struct source *s, struct err *err)
     s->guest = s->hv->ops->guest(s->hv);
     r = s->hv->ops->check(s->hv, err);
     if (r == 0)
-        r = job_create(&s->job, s->loop, s->id, (json_t * (*)(void *)) source_status, s, err);
+        r = job_create(&s->job, s->loop, s->id, status_of, s, err);
     if (r == 0)
         r = source_connect(s, "control", err);
     return r;

@@ -101,3 +101,12 @@ broken_moves() {
         guest_stayed
     done
 }
+
+# capture_accepted: the independent reader takes what "--capture /run/capture" has kept of the move.
+capture_accepted() {
+    on a 'tar -c -f - -C /run capture' > "$RUN/capture.tar" && tar -x -f "$RUN/capture.tar" -C "$RUN" ||
+        fail 'the capture cannot be fetched'
+    "$VM_TOP/tools/verify-stream.py" "$RUN/capture" > "$RUN/reader.log" 2>&1 ||
+        { tail -n 5 "$RUN/reader.log"; fail 'the independent reader does not accept the capture'; }
+    say "the independent reader: $(tail -n 1 "$RUN/reader.log")"
+}

@@ -6,4 +6,7 @@
 
 # shellcheck source=tests/xen/xmotion.sh
 . "$XEN_DIR/xmotion.sh"
+# shellcheck disable=SC2034 # for send_start
+LAB_SEND_OPTIONS='--timeout 3m --on-timeout stop --capture /run/capture'
 move pvh
+capture_accepted
