@@ -17,6 +17,7 @@
 #include "hv/agent.h"
 #include "hv/xen/page-types.h"
 #include "hv/xen/save-message.h"
+#include "hv/xen/suspend-ack.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -144,14 +145,18 @@ static int ask_policy(struct precopy_stats stats, void *data)
 static int suspend(void *data)
 {
     uint64_t begin = clock_now();
+    uint64_t taken;
+    uint64_t now;
 
     if (stopped)
         return 0;
     tell_controller(json_pack("{s:b}", "suspending", 1));
+    suspend_ack_begin(domid);
     suspended = save_message_suspend(0) == 1;
+    now = clock_now();
+    taken = suspend_ack_end();
     if (suspended)
-        tell_controller(
-            json_pack("{s:{s:I}}", "suspended", "ns", (json_int_t)(clock_now() - begin)));
+        tell_controller(json_pack("{s:{s:I}}", "suspended", "ns", (json_int_t)(now - (taken ? taken : begin))));
     return suspended;
 }
 
