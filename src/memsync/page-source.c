@@ -3,7 +3,6 @@
 
 #include "base/bytes.h"
 #include "base/zero.h"
-#include "transport/compress.h"
 #include "transport/wire.h"
 
 #include <assert.h>
@@ -13,7 +12,6 @@
 
 #define BATCH      WIRE_PAGES_MAX
 #define SLOTS      16u /* batches that wait for a worker: 16 MiB */
-#define ZSTD_LEVEL 1
 
 /* One batch that was read from the stream and waits for a worker. */
 struct slot {
@@ -316,27 +314,14 @@ static uint32_t copy_pages(struct batch *b, uint8_t *to, uint32_t *ret_zeroes)
 
 static void put_record(struct page_source *p, struct stream_work *work, const struct batch *b, uint32_t raw)
 {
-    uint32_t before = wire_pages_overhead(b->count);
     struct wire_pages_head head = {.epoch = b->epoch,
                                    .page_count = b->count,
-                                   .encoding = WIRE_PLAIN,
                                    .raw_length = raw,
-                                   .encoded_length = raw,
                                    .checksum = XXH3_64bits(work->scratch, raw)};
-    size_t encoded;
 
     work->type = WIRE_MEMORY_PAGES;
-    work->length = before;
-    work->payload = work->scratch;
-    work->payload_length = raw;
-    if (p->config.zstd && raw &&
-        compress_encode(work->buffer + before, raw - raw / 8, work->scratch, raw, ZSTD_LEVEL, &encoded) == 0) {
-        head.encoding = WIRE_ZSTD;
-        head.encoded_length = (uint32_t)encoded;
-        work->length += (uint32_t)encoded;
-        work->payload = NULL;
-        work->payload_length = 0;
-    }
+    head.encoding = (uint16_t)stream_work_payload(work, wire_pages_overhead(b->count), raw, p->config.zstd,
+                                                  &head.encoded_length);
     wire_put_pages_head(work->buffer, &head);
     for (uint32_t i = 0; i < b->count; i++)
         put_be64(work->buffer + WIRE_PAGES_HEAD_SIZE + 8 * i, b->entries[i]);

@@ -5,7 +5,6 @@
 #include "base/log.h"
 #include "base/zero.h"
 #include "mirror/chain.h"
-#include "transport/compress.h"
 #include "transport/wire.h"
 
 #include <assert.h>
@@ -19,7 +18,6 @@
 #define RECORD_CHUNKS   4u /* chunks of a record while they are whole: 256 KiB reads */
 #define RECORD_SPARSE   32u /* and at most this many when little of each is dirty */
 #define RUNS_MAX        (RECORD_SPARSE * CHUNK_BITS / 2)
-#define ZSTD_LEVEL      1
 #define RESTARTS_MAX    3
 
 _Static_assert(RUNS_MAX <= WIRE_DISK_BLOCKS_MAX, "a record can hold all runs of its chunks");
@@ -251,24 +249,11 @@ static void mark_again(struct mirror_source *m, uint64_t first, uint64_t end)
 
 static void put_record(struct mirror_source *m, struct stream_work *work, uint32_t blocks, uint32_t raw)
 {
-    struct wire_disk_head head = {
-        .disk = m->config.index, .encoding = WIRE_PLAIN, .block_count = blocks, .raw_length = raw, .encoded_length = raw};
-    uint32_t before = WIRE_DISK_HEAD_SIZE + blocks * WIRE_DISK_BLOCK_SIZE;
-    size_t encoded;
+    struct wire_disk_head head = {.disk = m->config.index, .block_count = blocks, .raw_length = raw};
 
     work->type = WIRE_DISK_DATA;
-    work->length = before;
-    work->payload = work->scratch;
-    work->payload_length = raw;
-    /* Worth it only when an eighth is saved. */
-    if (m->config.zstd && raw &&
-        compress_encode(work->buffer + before, raw - raw / 8, work->scratch, raw, ZSTD_LEVEL, &encoded) == 0) {
-        head.encoding = WIRE_ZSTD;
-        head.encoded_length = (uint32_t)encoded;
-        work->length += (uint32_t)encoded;
-        work->payload = NULL;
-        work->payload_length = 0;
-    }
+    head.encoding = (uint16_t)stream_work_payload(work, WIRE_DISK_HEAD_SIZE + blocks * WIRE_DISK_BLOCK_SIZE, raw,
+                                                  m->config.zstd, &head.encoded_length);
     wire_put_disk_head(work->buffer, &head);
 }
 

@@ -201,3 +201,11 @@ int control_expect(struct control *c, enum wire_type type, json_t **ret, struct 
     }
     return r;
 }
+
+int control_answer_hello(struct conn *c, struct err *err)
+{
+    static const char text[] = "{\"protocol\":1,\"features\":[\"zstd\"],\"program\":\"xmotion " XMOTION_VERSION "\"}";
+    struct iovec part = {.iov_base = (void *)(uintptr_t)text, .iov_len = sizeof(text) - 1};
+
+    return conn_send(c, WIRE_HELLO, &part, 1, err);
+}

@@ -48,6 +48,9 @@ int control_next(struct control *c, struct record *ret, struct err *err);
  * caller frees *ret. */
 int control_expect(struct control *c, enum wire_type type, json_t **ret, struct err *err);
 
+/* The receiver's HELLO, the same on every connection. */
+int control_answer_hello(struct conn *c, struct err *err);
+
 /* A record's body as a JSON object. */
 int control_parse(const struct record *record, json_t **ret, struct err *err);
 

@@ -143,14 +143,6 @@ static void answer_failed(struct conn *c, const struct err *why)
         (void)conn_send(c, WIRE_FAILED, &part, 1, NULL);
 }
 
-static int answer_hello(struct conn *c, struct err *err)
-{
-    static const char text[] = "{\"protocol\":1,\"features\":[\"zstd\"],\"program\":\"xmotion " XMOTION_VERSION "\"}";
-    struct iovec part = {.iov_base = (void *)(uintptr_t)text, .iov_len = sizeof(text) - 1};
-
-    return conn_send(c, WIRE_HELLO, &part, 1, err);
-}
-
 /* Takes the connection over. */
 static void serve_control(struct server *s, struct conn *c, const char *session, bool check_only)
 {
@@ -160,7 +152,7 @@ static void serve_control(struct server *s, struct conn *c, const char *session,
     int r;
 
     (void)snprintf(peer, sizeof(peer), "%s", conn_peer(c));
-    r = answer_hello(c, &err);
+    r = control_answer_hello(c, &err);
     if (r < 0) {
         conn_destroy(c);
         return;

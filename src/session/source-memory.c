@@ -220,11 +220,6 @@ int source_memory_policy(struct source *s, struct err *err)
     return s->hv->ops->policy_answer(s->hv, answer, err);
 }
 
-static bool suspended(struct source *s)
-{
-    return s->suspended_seen;
-}
-
 /* -- mapped: our own rounds -- */
 
 static bool round_is_done(struct source *s)
@@ -295,7 +290,7 @@ static int stop_mapped(struct source *s, struct bitmap *dirty, const uint8_t *ra
     s->times.suspend_begin = clock_now();
     r = s->hv->ops->suspend(s->hv, err);
     if (r == 0)
-        r = source_wait(s, suspended, err);
+        r = source_wait(s, source_is_suspended, err);
     if (r == 0)
         r = s->hv->ops->log_dirty_take(s->hv, dirty, &pages, err);
     if (r < 0)
@@ -314,7 +309,7 @@ int source_memory_converge(struct source *s, struct err *err)
     int r;
 
     if (s->hv->ops->memory_kind == HV_MEMORY_STREAM)
-        return source_wait(s, suspended, err);
+        return source_wait(s, source_is_suspended, err);
     assert(s->hv->ops->memory_kind == HV_MEMORY_MAPPED);
     r = bitmap_init(&s->dirty, s->guest->max_pfn + 1);
     if (r < 0)

@@ -71,7 +71,6 @@ struct source {
     struct bitmap dirty; /* mapped: pages of the round at hand */
     int suspended_seen;
     bool saved_seen;
-    bool building_seen;
 
     /* Set by other threads under `lock`, looked at in each turn. */
     pthread_mutex_t lock;
@@ -86,6 +85,8 @@ struct source {
 
 /* source.c: serves everything that comes by itself until `done` says so. 0, or the migration's failure. */
 int source_wait(struct source *s, bool (*done)(struct source *s), struct err *err);
+/* For source_wait. */
+bool source_is_suspended(struct source *s);
 /* Forgets the reply that was waited for. */
 void source_drop_reply(struct source *s);
 void source_set_phase(struct source *s, const char *phase);

@@ -291,7 +291,7 @@ static int copy_disks(struct source *s, struct err *err)
     return r;
 }
 
-static bool suspended(struct source *s)
+bool source_is_suspended(struct source *s)
 {
     return s->suspended_seen;
 }
@@ -305,7 +305,7 @@ static int stop_guest(struct source *s, struct err *err)
         s->times.suspend_begin = clock_now();
         r = s->hv->ops->suspend(s->hv, err);
         if (r == 0)
-            r = source_wait(s, suspended, err);
+            r = source_wait(s, source_is_suspended, err);
     } else {
         source_set_phase(s, "memory");
         r = source_memory_begin(s, err);

@@ -55,8 +55,6 @@ static void leave(struct target *t, unsigned int slot)
 
 int target_data(struct target *t, struct conn *c, struct err *err)
 {
-    static const char answer[] = "{\"protocol\":1,\"features\":[\"zstd\"],\"program\":\"xmotion " XMOTION_VERSION "\"}";
-    struct iovec part = {.iov_base = (void *)(uintptr_t)answer, .iov_len = sizeof(answer) - 1};
     unsigned int slot;
     int r = enter(t, c, &slot, err);
 
@@ -64,7 +62,7 @@ int target_data(struct target *t, struct conn *c, struct err *err)
         return r;
     conn_set_max_body(c, WIRE_DATA_MAX);
     conn_set_timeout(c, UINT64_MAX); /* idle data connections are normal; the control connection watches the peer */
-    r = conn_send(c, WIRE_HELLO, &part, 1, err);
+    r = control_answer_hello(c, err);
     if (r == 0)
         r = stream_receive(c, take, t, err);
     if (r < 0 && r != -ECANCELED)

@@ -23,6 +23,11 @@ struct stream_work {
     uint8_t *scratch; /* in: WIRE_DATA_MAX octets, page-aligned: for reading before encoding */
 };
 
+/* For `take`: the body is `head` octets, which the source writes to `buffer`, and the `raw` octets of payload in `scratch`, sent from
+ * there, or (with `zstd`) compressed behind the head where that pays. Returns which, and the payload's length on the wire. */
+enum wire_encoding stream_work_payload(struct stream_work *work, uint32_t head, uint32_t raw, bool zstd,
+                                       uint32_t *ret_encoded);
+
 struct stream_source_ops {
     const char *name;
     /* Worker thread. Makes one record. 0: made; -EAGAIN: nothing at the moment (stream_kick when
