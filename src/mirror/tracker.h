@@ -21,6 +21,7 @@ struct tracker_ops {
      * caller then treats the whole disk as dirty after tracker_reset, or gives up. */
     int (*collect)(struct tracker *t, struct bitmap *dirty, uint64_t *ret_blocks, struct err *err);
     /* Blocks marked now, without taking them: for rates and predictions. */
+    /* Marked blocks; all of them when marks may have been lost. */
     uint64_t (*count)(struct tracker *t);
     /* Clears poison and counters, so that a copy begun after it may be trusted again. */
     int (*reset)(struct tracker *t, struct err *err);

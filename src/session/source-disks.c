@@ -88,7 +88,8 @@ int source_disks_drive(struct source *s, struct err *err)
         if (!due || now - s->disk_pass_ended_ns[i] < PASS_INTERVAL)
             continue;
         s->disk_pass_ended_ns[i] = now;
-        r = mirror_source_begin_pass(s->disks[i], false, &blocks, err);
+        /* A guest that was told to stop does not wait for a disk that is copied anew. */
+        r = mirror_source_begin_pass(s->disks[i], s->times.suspend_begin != 0, &blocks, err);
         if (r < 0)
             return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
     }

@@ -100,11 +100,12 @@ static int bpf_collect(struct tracker *tracker, struct bitmap *dirty, uint64_t *
     return 0;
 }
 
+/* Where marks may be missing, everything counts: nobody stops a guest for a tail that is a guess. */
 static uint64_t bpf_count(struct tracker *tracker)
 {
     struct bitmap marks = {.words = self(tracker)->programs.words, .bits = tracker->blocks};
 
-    return bitmap_count(&marks);
+    return check_poison(self(tracker), NULL) < 0 ? tracker->blocks : bitmap_count(&marks);
 }
 
 static struct tracker_sectors subtract(const struct block_figures *kernel,
