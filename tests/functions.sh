@@ -15,7 +15,7 @@ XMOTION_ROOT=${XMOTION_ROOT:-$TOP/build/test/root}
 XMOTION=${XMOTION:-$XMOTION_ROOT/bin/xmotion}
 CHECKS=0
 FAILED=0
-declare -A PORT RECEIVER
+declare -A PORT RECEIVER LINK
 
 # test_begin [PROGRAM...]: makes the work folder; skips the test when xmotion or one of the programs is missing.
 test_begin() {
@@ -159,7 +159,27 @@ host_start() {
 }
 
 address() {
-    echo "127.0.0.1:${PORT[$1]}"
+    echo "127.0.0.1:${LINK[$1]:-${PORT[$1]}}"
+}
+
+# link_start HOST: a link to HOST that misbehaves on command (tests/faults/proxy.py says how); before pairing with it.
+# link HOST COMMAND...: the command; it prints one line of JSON.
+link_start() {
+    XMOTION_RUN_DIR="$WORK/link-$1" python3 "$TOP/tests/faults/proxy.py" --to "127.0.0.1:${PORT[$1]}" \
+        --control "$WORK/$1/link" > "$WORK/$1/link.log" 2>&1 < /dev/null &
+    wait_for 10 grep -q listening "$WORK/$1/link.log" || return
+    LINK[$1]=$(sed -n 's/^listening //p' "$WORK/$1/link.log")
+}
+
+link() {
+    local host=$1
+    shift
+    python3 "$TOP/tests/faults/proxy.py" --control "$WORK/$host/link" "$@"
+}
+
+# link_figure HOST NAME: one number of its stats.
+link_figure() {
+    link "$1" stats | python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$2"
 }
 
 fingerprint() {
@@ -266,6 +286,23 @@ ends() {
 
 gone() {
     [ ! -e "/proc/$1" ] || grep -q '^State:[[:space:]]*Z' "/proc/$1/status"
+}
+
+# stopped PID: it stands still, by a fault point or a signal.
+stopped() {
+    grep -q '^State:[[:space:]]*T' "/proc/$1/status"
+}
+
+# needs_fault_points: skips the test with a build that has none (-Dfault_points=true); a bad XMOTION_FAULT is refused by one that has.
+needs_fault_points() {
+    local code=0
+    XMOTION_FAULT=none XMOTION_RUN_DIR="$WORK/x" "$XMOTION" guest list > /dev/null 2>&1 || code=$?
+    [ "$code" = 2 ] || skip 'this build has no fault points'
+}
+
+# has_option COMMAND OPTION
+has_option() {
+    "$XMOTION" "$1" --help 2>&1 | grep -q -w -e "$2"
 }
 
 # result_field PATH [FILE]: a member of the last event, which must be the result: "outcome", "disks.0.size".

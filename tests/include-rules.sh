@@ -29,6 +29,7 @@ BEHIND=(
     '(libxl[a-z_]*|xenctrl|xenguest|xenstore|xentoollog|xen/.*|xentool[a-z]*|xenevtchn|xengnttab|xencall)(\.h)? hv/xen/.*'
     '(bpf/.*|linux/(bpf|btf)|vmlinux|.*\.skel)(\.h)? mirror/bpf/.*'
     'libnbd\.h (mirror/(blockdev|tracker)-nbd\.c|hv/proc-guest-disk\.c)'
+    'seccomp\.h cli/confine\.c'
     'nbdkit-(plugin|filter)\.h mirror/nbdkit-plugin\.c'
 )
 
@@ -127,6 +128,7 @@ bad src/hv/hv-xen.c 'includes xen/xen.h' "$spdx" '#include <xen/xen.h>'
 bad src/mirror/tracker.c 'includes bpf/libbpf.h' "$spdx" '#include <bpf/libbpf.h>'
 bad src/hv/hv-proc.c 'includes libnbd.h' "$spdx" '#include <libnbd.h>'
 bad src/mirror/tracker-nbd.c 'includes nbdkit-plugin.h' "$spdx" '#include <nbdkit-plugin.h>'
+bad src/cli/cmd-recv.c 'includes seccomp.h' "$spdx" '#include <seccomp.h>'
 bad src/base/a.c 'no SPDX line' 'int a;'
 bad tests/a.sh 'no SPDX line' '#!/bin/sh'
 mapfile -t many < <(yes 'int a;' | head -n $MAX_LINES)

@@ -6,7 +6,8 @@
     verify-stream.py --self-test              one good capture and one bad one for every rule
 
 A capture holds control.xmc, data-0.xmc, data-1.xmc...: the records of one connection as on the wire, each after one
-octet 'S' (sent by the end that captured) or 'R' (received). Written from the paper alone, it shares nothing with
+octet 'S' (sent by the end that captured) or 'R' (received). What was connected anew after the first drop is in
+control.1.xmc, data-0.1.xmc..., after the second in control.2.xmc, and so on. Written from the paper alone, it shares nothing with
 src/transport/wire.c. It prints a summary and "ok", or the first violation with its place; then it exits with 1.
 """
 
@@ -43,8 +44,11 @@ TYPES = {
     15: ("PING", "control", "both", "empty"), 16: ("PONG", "control", "both", "empty"),
     17: ("CHECK", "control", SENDER, "json"), 18: ("CHECKED", "control", RECEIVER, "json"),
     19: ("EPOCH_BEGIN", "control", SENDER, "binary"), 20: ("SETTLED", "control", RECEIVER, "json"),
+    21: ("RESUMED", "control", RECEIVER, "json"), 22: ("ASK", "control", SENDER, "json"),
+    23: ("ANSWER", "control", RECEIVER, "json"), 24: ("FORGET", "control", SENDER, "json"),
     32: ("DISK_DATA", "data", SENDER, "binary"),
     33: ("MEMORY_PAGES", "data", SENDER, "binary"), 34: ("ACK", "data", RECEIVER, "binary"),
+    35: ("NEED", "data", RECEIVER, "binary"),
 }
 
 
@@ -150,8 +154,9 @@ class Record:
 class Connection:
     """Reads one file of a capture, checking what holds for every record."""
 
-    def __init__(self, path, role, allow_cut):
+    def __init__(self, path, role, allow_cut, drops=0, number=None):
         self.path, self.role, self.allow_cut = path, role, allow_cut
+        self.drops, self.number = drops, number  # before it was made; a data connection's own, from its HELLO
         self.sequence = {"S": 0, "R": 0}
         self.letter_of = {}  # 'S' or 'R' -> SENDER or RECEIVER
         self.octets = self.count = 0
@@ -222,10 +227,15 @@ def check_hello(record):
     record.member(value, "program", str)
     if record.origin == SENDER:
         role = record.member(value, "role", str)
-        wanted = ("control", "check") if record.conn.role == "control" else ("data",)
+        wanted = ("data",)
+        if record.conn.role == "control":
+            wanted = ("resume",) if record.conn.drops else ("control", "check", "recover")
         record.need(role in wanted, f"role {role!r} on a {record.conn.role} connection")
         session = record.member(value, "session", str)
         record.need(re.fullmatch("[0-9a-f]{32}", session, re.I), f"the session is not 32 hex digits: {session!r}")
+        if role == "data":
+            record.conn.number = record.member(value, "number", int)
+            record.need(0 <= record.conn.number < 64, f"the number is {record.conn.number}, not 0 to 63")
     return value
 
 
@@ -238,28 +248,44 @@ def sibling(name):
     return module
 
 
+def find_connections(folder, drops, allow_cut):
+    """The files of the connections that were made after so many drops, control first; [] when there are none."""
+    suffix = f".{drops}.xmc" if drops else ".xmc"
+    control = os.path.join(folder, "control" + suffix)
+    if not os.path.exists(control):
+        return []
+    found = [Connection(control, "control", allow_cut, drops)]
+    numbered = {}
+    for path in glob.glob(os.path.join(glob.escape(folder), "data-*" + suffix)):
+        match = re.fullmatch(r"data-([0-9]+)" + re.escape(suffix), os.path.basename(path))
+        if match:
+            numbered[int(match[1])] = path
+    if len(numbered) > 64:
+        raise Violation(folder, 0, f"{len(numbered)} data connections, at most 64")
+    return found + [Connection(numbered[n], "data", allow_cut, drops) for n in sorted(numbered)]
+
+
 def verify(folder, allow_cut=False):
     """Checks one capture. Returns the lines of its summary; raises Violation."""
     rules = sibling("verify_stream_rules")
     migration = rules.Migration(sys.modules[__name__])
-    control = os.path.join(folder, "control.xmc")
-    if not os.path.exists(control):
-        raise Violation(control, 0, "no such file: not a capture")
-    connections = [Connection(control, "control", allow_cut)]
-    paths = glob.glob(os.path.join(glob.escape(folder), "data-*.xmc"))
-    for path in sorted(paths, key=lambda p: int(re.sub(r"\D", "", os.path.basename(p)) or 0)):
-        connections.append(Connection(path, "data", allow_cut))
-    if len(connections) > 65:
-        raise Violation(folder, 0, f"{len(connections) - 1} data connections, at most 64")
-    for conn in connections:
-        take = migration.control if conn.role == "control" else migration.data
-        for record in conn.records():
-            if record.kind == 1:
-                migration.hello(record, check_hello(record))
-            else:
-                take(record)
-    migration.end(connections)
-    return migration.summary(connections)
+    connections = find_connections(folder, 0, allow_cut)
+    if not connections:
+        raise Violation(os.path.join(folder, "control.xmc"), 0, "no such file: not a capture")
+    everything = []
+    while connections:
+        everything += connections
+        for conn in connections:
+            take = migration.control if conn.role == "control" else migration.data
+            for record in conn.records():
+                if record.kind == 1:
+                    migration.hello(record, check_hello(record))
+                else:
+                    take(record)
+        following = find_connections(folder, connections[0].drops + 1, allow_cut)
+        migration.end_of(connections, not following)
+        connections = following
+    return migration.summary(everything)
 
 
 def main():

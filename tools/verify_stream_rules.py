@@ -11,31 +11,39 @@ AFTER = {
     "PREPARED": "PREPARE", "MEMORY_BEGIN": "PREPARED", "MEMORY_READY": "MEMORY_BEGIN",
     "MEMORY_RECORD": "MEMORY_READY", "EPOCH_BEGIN": "MEMORY_READY", "EPOCH_END": "EPOCH_BEGIN",
     "FINAL": "PREPARED", "READY": "FINAL", "GO": "READY", "RUNNING": "GO", "ABORTED": "ABORT",
-    "CHECKED": "CHECK", "SETTLED": "RUNNING",
+    "CHECKED": "CHECK", "SETTLED": "RUNNING", "FORGET": "RUNNING",
 }
+# What a drop undoes: memory begins anew, and the stop with it.
+DROPPED = {"MEMORY_BEGIN", "MEMORY_READY", "MEMORY_RECORD", "EPOCH_BEGIN", "EPOCH_END", "FINAL", "READY"}
 ONCE = {"PREPARE", "PREPARED", "MEMORY_BEGIN", "MEMORY_READY", "FINAL", "READY", "GO", "RUNNING", "ABORT",
-        "ABORTED", "FAILED", "SETTLED"}
+        "ABORTED", "FAILED", "SETTLED", "FORGET", "RESUMED"}
 ENDS = {"RUNNING": "moved", "ABORTED": "aborted", "FAILED": "failed"}
 MEMBERS = {  # mandatory members of control messages and their types
     "PREPARE": (("guest", dict),), "FINAL": (("disks", list),), "FAILED": (("errno", int), ("text", str)),
+    "RESUMED": (("fresh", bool), ("taken", list)), "ANSWER": (("guest", str),), "ASK": (("guest", dict),),
 }
+DATA, ZERO, KEEP = 0, 1, 2
 
 
 class Operation:
     """One block that was sent: what its chain folds, and what is known of when."""
 
-    __slots__ = ("conn", "number", "turn", "offset", "length", "kind", "checksum")
+    __slots__ = ("drops", "conn", "number", "turn", "offset", "length", "kind", "checksum", "refused")
 
-    def __init__(self, conn, number, turn, offset, length, kind, checksum):
-        self.conn, self.number, self.turn = conn, number, turn
+    def __init__(self, conn, number, offset, length, kind, checksum):
+        self.drops, self.conn, self.number, self.turn = conn.drops, conn.path, number, 0
         self.offset, self.length, self.kind, self.checksum = offset, length, kind, checksum
+        self.refused = False
 
 
 class Lane:
     """What is followed of one data connection."""
 
-    def __init__(self):
+    def __init__(self, number):
+        self.number = number
         self.sent = self.acked = 0
+        self.records = []  # of each record: its operations, none for memory
+        self.needs = set() # numbers of records that had a NEED
         self.pending = {}  # (disk, 64 KiB) -> number of the record that is not acknowledged
         self.turns = {}    # disk -> [turn, last offset]: a guess at the pass, for the order of chains
 
@@ -47,24 +55,32 @@ class Migration:
         self.hellos, self.session, self.features = {}, None, None
         self.sizes, self.digests, self.max_pfn = [], None, None
         self.chunks = []          # for each disk: number of 64 KiB -> [Operation]
-        self.lanes = {}
+        self.offered = []         # for each disk: whether every 64 KiB has to be offered
+        self.lanes, self.before = {}, []  # the data connections by path; those before the last drop, by number
+        self.drops = self.fresh = 0
         self.open_epoch, self.epochs = None, []  # the epoch under way; counts of the complete ones
         self.page_records, self.pfns = {}, {}    # epoch -> records; epoch -> set of PFNs
         self.pings = {tool.SENDER: 0, tool.RECEIVER: 0}
-        self.blocks = self.zero_blocks = self.pages = self.zero_pages = self.ambiguous = 0
+        self.blocks = self.zero_blocks = self.offers = self.refusals = self.pages = self.zero_pages = self.ambiguous = 0
         self.notes, self.final_record = [], None
 
     # Greetings
 
     def hello(self, record, value):
         if record.conn.role == "control":
+            if record.conn.drops and record.letter == "S":
+                self.hellos = {}
             self.hellos[record.origin] = value
             if record.origin == self.tool.SENDER:
+                record.need(self.session in (None, value["session"].lower()), "the session is not the first connection's")
                 self.role, self.session = value["role"], value["session"].lower()
             if len(self.hellos) == 2:
                 self.features = set.intersection(*(set(h["features"]) for h in self.hellos.values()))
         elif record.origin == self.tool.SENDER:
             record.need(value["session"].lower() == self.session, "the session is not the control connection's")
+            record.need(all(lane.number != record.conn.number for lane in self.lanes.values()),
+                        f"a second data connection {record.conn.number}")
+            self.lanes[record.conn.path] = Lane(record.conn.number)
 
     # The control connection
 
@@ -77,17 +93,23 @@ class Migration:
         crossing = record.origin == self.tool.SENDER and record.letter == "R"
         if name == "ABORT" and self.outcome == "failed":
             return
-        record.need(self.outcome is None or crossing or name == "SETTLED", f"after the end ({self.outcome})")
+        record.need(self.outcome is None or crossing or name in ("SETTLED", "FORGET", "ANSWER"),
+                    f"after the end ({self.outcome})")
         record.need(name == "FAILED" or len(self.hellos) == 2, "before both ends have greeted")
         record.need((name in ("CHECK", "CHECKED")) == (self.role == "check") or name == "FAILED",
                     f"not allowed with the role {self.role!r}")
+        record.need(name != "RESUMED" or self.role == "resume", f"not allowed with the role {self.role!r}")
+        record.need(self.role != "resume" or "RESUMED" in self.seen or name in ("RESUMED", "FAILED", "ABORT", "ABORTED"),
+                    "before RESUMED")
+        record.need(name != "ANSWER" or self.seen & {"ASK", "FORGET"}, "before ASK or FORGET")
+        record.need(name != "ASK" or self.role == "recover", f"not allowed with the role {self.role!r}")
         need = AFTER.get(name)
         record.need(need is None or need in self.seen, f"before {need}")
         record.need(name not in ONCE or name not in self.seen, "a second one")
         if record.origin == self.tool.SENDER:
             record.need("ABORT" not in self.seen, "after ABORT")
-            record.need("GO" not in self.seen, "after GO")
-            record.need(name in ("GO", "ABORT") or "FINAL" not in self.seen, "after FINAL")
+            record.need("GO" not in self.seen or name == "FORGET", "after GO")
+            record.need(name in ("GO", "ABORT", "FORGET") or "FINAL" not in self.seen, "after FINAL")
         self.seen.add(name)
         if record.form == "json":
             value = record.json()
@@ -116,8 +138,44 @@ class Migration:
             record.need(size > 0 and size % 512 == 0, f"disks[{i}].size is no positive multiple of 512: {size}")
             self.sizes.append(size)
             self.chunks.append({})
+            self.offered.append(disk.get("vbd") in (value.get("reuse") or ()))
         max_pfn = record.member(value["guest"], "max_pfn", int, mandatory=False, where="guest.")
         self.max_pfn = max_pfn or None
+
+    def resumed(self, record, value):
+        """What was taken of each connection before the drop stays; memory begins anew."""
+        taken = value["taken"]
+        record.need(all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 63 for n in taken),
+                    "taken holds something else than counts")
+        for lane in self.before:
+            count = taken[lane.number] if lane.number < len(taken) else 0
+            if value["fresh"]:
+                continue
+            record.need(lane.acked <= count <= lane.sent, f"{count} records of data connection {lane.number} were taken, "
+                        f"but {lane.acked} of {lane.sent} were acknowledged")
+            # An offer without acknowledgement counts as never made.
+            lost = {id(op) for number, ops in enumerate(lane.records) for op in ops
+                    if number >= count or op.kind == KEEP and number >= lane.acked}
+            for chunks in self.chunks:
+                for ops in chunks.values():
+                    ops[:] = [op for op in ops if id(op) not in lost]
+        if value["fresh"]:
+            self.fresh += 1
+            self.chunks = [{} for _ in self.sizes]
+            self.offered = [True] * len(self.sizes)
+
+    def dropped(self):
+        self.drops += 1
+        if self.role != "resume" or "RESUMED" in self.seen:
+            self.before = list(self.lanes.values())
+        self.lanes = {}
+        self.seen -= DROPPED | {"RESUMED"}
+        self.open_epoch, self.epochs, self.page_records, self.pfns = None, [], {}, {}
+        self.digests = self.final_record = None
+        self.pings = dict.fromkeys(self.pings, 0)
+
+    def answer(self, record, value):
+        record.need(value["guest"] in ("here", "gone"), f"guest is {value['guest']!r}, not 'here' or 'gone'")
 
     def prepared(self, record, value):
         disks = record.member(value, "disks", list, mandatory=False)
@@ -168,13 +226,14 @@ class Migration:
     # Data connections
 
     def data(self, record):
-        lane = self.lanes.setdefault(record.conn.path, Lane())
         record.need(len(record.conn.letter_of) == 2, "before both ends have greeted")
-        if record.name == "ACK":
-            self.ack(record, lane)
+        lane = self.lanes[record.conn.path]
+        if record.name in ("ACK", "NEED"):
+            (self.ack if record.name == "ACK" else self.need_blocks)(record, lane)
             return
         record.need("PREPARED" in self.seen, "data, but the control connection has no PREPARED")
         lane.sent += 1
+        lane.records.append([])
         if record.name == "DISK_DATA":
             self.disk_data(record, lane)
         else:
@@ -186,6 +245,20 @@ class Migration:
         record.need(count >= lane.acked, f"{count} records, but {lane.acked} were acknowledged before")
         record.need(count <= lane.sent, f"{count} records, but only {lane.sent} were sent")
         lane.acked = count
+
+    def need_blocks(self, record, lane):
+        record.need(len(record.body) == 40, f"{len(record.body)} octets, not 40")
+        number, *words = struct.unpack(">5Q", record.body)
+        named = {i for i in range(256) if words[i // 64] >> i % 64 & 1}
+        record.need(lane.acked <= number < lane.sent, f"of record {number}, but {lane.acked} to {lane.sent - 1} are in flight")
+        record.need(number not in lane.needs, f"a second one for record {number}")
+        record.need(named, "names no block")
+        ops = lane.records[number]
+        for i in named:
+            record.need(i < len(ops) and ops[i].kind == KEEP, f"block {i} of record {number} was not offered")
+            ops[i].refused = True
+        lane.needs.add(number)
+        self.refusals += len(named)
 
     def payload(self, record, encoding, raw, start, encoded):
         record.need(encoding in (0, 1), f"unknown encoding {encoding}")
@@ -217,7 +290,9 @@ class Migration:
             record.need(1 <= length <= self.tool.REACH, f"{where}: length {length}, not 1 to {self.tool.REACH}")
             record.need(offset % self.tool.REACH + length <= self.tool.REACH, f"{where} crosses a multiple of 65536")
             record.need(offset + length <= self.sizes[disk], f"{where}: past the end of the disk")
-            record.need(kind in (0, 1), f"{where}: unknown kind {kind}")
+            record.need(kind in (DATA, ZERO, KEEP), f"{where}: unknown kind {kind}")
+            whole = offset % self.tool.REACH == 0 and length == min(self.tool.REACH, self.sizes[disk] - offset)
+            record.need(kind != KEEP or whole, f"{where}: an offer of a part of its 64 KiB")
             record.need(reserved == 0, f"{where}: the reserved field is {reserved}")
             total += length if kind == 0 else 0
         ranges = sorted((b[0], b[0] + b[1]) for b in blocks)
@@ -226,12 +301,12 @@ class Migration:
         payload = self.payload(record, encoding, raw, start, encoded)
         at = 0
         for offset, length, kind, _, checksum in blocks:
-            wanted = 0
-            if kind == 0:
+            wanted = checksum if kind == KEEP else 0
+            if kind == DATA:
                 wanted = self.tool.xxh3(payload[at:at + length])
                 at += length
             record.need(checksum == wanted, f"block at {offset}: checksum {checksum:016x}, computed {wanted:016x}")
-            self.operation(record, lane, disk, Operation(record.conn.path, lane.sent, 0, offset, length, kind, checksum))
+            self.operation(record, lane, disk, Operation(record.conn, lane.sent, offset, length, kind, checksum))
 
     def operation(self, record, lane, disk, op):
         chunk = op.offset // self.tool.REACH
@@ -244,9 +319,11 @@ class Migration:
             turn[0] += 1
         turn[1] = op.offset
         op.turn = turn[0]
+        lane.records[-1].append(op)
         self.chunks[disk].setdefault(chunk, []).append(op)
         self.blocks += 1
-        self.zero_blocks += op.kind
+        self.zero_blocks += op.kind == ZERO
+        self.offers += op.kind == KEEP
 
     def memory_pages(self, record):
         body = record.body
@@ -275,22 +352,60 @@ class Migration:
 
     # What can be said when all was read
 
-    def end(self, connections):
+    def end_of(self, connections, last):
+        """What can be said when all connections that were made together were read; `last`: no others follow."""
+        if not last:
+            self.need(connections[0], "GO" not in self.seen, "connections were made anew after GO")
+            self.need(connections[0], self.outcome is None, f"connections were made anew after the end ({self.outcome})")
+            self.need(connections[0], "PREPARED" in self.seen, "connections were made anew before PREPARED")
+            self.dropped()
+            return
         for conn in connections:
             if not conn.cut and not (conn.allow_cut and len(conn.letter_of) < 2):
-                self.need(conn, len(conn.letter_of) == 2, "not both ends have greeted")
+                self.need(conn, len(conn.letter_of) == 2 or self.role == "resume" and "RESUMED" not in self.seen,
+                          "not both ends have greeted")
         moved = "GO" in self.seen
         control = connections[0]
-        self.need(control, not moved or self.role != "control" or len(connections) > 1,
+        self.need(control, not moved or self.role not in ("control", "resume") or len(connections) > 1,
                   "a guest moved without a data connection")
         for conn in connections[1:]:
-            lane = self.lanes.get(conn.path, Lane())
+            lane = self.lanes.get(conn.path, Lane(None))
             self.need(conn, "READY" not in self.seen or lane.acked == lane.sent,
                       f"READY, but {lane.sent - lane.acked} of {lane.sent} records were not acknowledged")
         self.check_epochs(control)
         if "READY" in self.seen:
             for disk in range(len(self.sizes)):
-                self.check_digest(disk)
+                several = self.order(disk)
+                self.check_offers(disk)
+                self.check_digest(disk, several)
+
+    def order(self, disk):
+        """Puts the operations of each 64 KiB into their order, or the likely one where several connections sent to it; the
+        numbers of those. An offer is of a first pass over all of the disk."""
+        several = []
+        for chunk, ops in self.chunks[disk].items():
+            sent = [op for op in ops if op.kind != KEEP]
+            if len({(op.drops, op.conn) for op in sent}) > len({op.drops for op in sent}):
+                ops.sort(key=lambda op: (op.drops, op.kind != KEEP, op.turn, op.conn, op.number))
+                several.append(chunk)
+            else:
+                ops.sort(key=lambda op: (op.drops, op.kind != KEEP, op.number))
+        return several
+
+    def check_offers(self, disk):
+        """Refused blocks were sent, and where everything has to be offered it was."""
+        for chunk in range(-(-self.sizes[disk] // self.tool.REACH)):
+            ops = self.chunks[disk].get(chunk, [])
+            offers = [op for op in ops if op.kind == KEEP]
+            where = f"disk {disk}: the 64 KiB at {chunk * self.tool.REACH}"
+            self.final_record.need(offers or not self.offered[disk], f"{where} were never offered")
+            if not offers or not offers[-1].refused:
+                continue
+            after = sorted((op.offset, op.length) for op in ops[ops.index(offers[-1]) + 1:] if op.kind != KEEP)
+            end = offers[-1].offset
+            for offset, length in after:
+                end = max(end, offset + length) if offset <= end else end
+            self.final_record.need(end >= offers[-1].offset + offers[-1].length, f"{where} were refused and not sent")
 
     def need(self, conn, holds, text):
         if not holds:
@@ -307,18 +422,18 @@ class Migration:
     def fold(self, ops):
         chain = 0
         for op in ops:
+            if op.refused:
+                chain = 0
+                continue
+            chain = 0 if op.kind == KEEP else chain
             chain = self.tool.xxh3(struct.pack(">QQQQ", chain, op.offset, op.length + (op.kind << 32), op.checksum))
         return chain
 
-    def check_digest(self, disk):
+    def check_digest(self, disk, several):
         """Chains of 64 KiB that one connection touched have one order. For the others the order between connections is
         not in the capture: the likely one (by pass and offset) is tried, then others; a digest that fits proves it."""
         chains = [0] * -(-self.sizes[disk] // self.tool.REACH)
-        several = []
         for chunk, ops in self.chunks[disk].items():
-            if len({op.conn for op in ops}) > 1:
-                ops.sort(key=lambda op: (op.turn, op.conn, op.number))
-                several.append(chunk)
             chains[chunk] = self.fold(ops)
         wanted = self.digests[disk]
         packed = struct.pack(f">{len(chains)}Q", *chains)
@@ -356,6 +471,10 @@ class Migration:
         yield (f"records {sum(c.count for c in connections)}, octets {sum(c.octets for c in connections)}, "
                f"data connections {len(connections) - 1}, end: {end}")
         yield f"disks {len(self.sizes)} ({sizes}), blocks {self.blocks}, of them zero {self.zero_blocks}"
+        if self.offers:
+            yield f"offers {self.offers}, of them refused {self.refusals}"
+        if self.drops:
+            yield f"drops {self.drops}, of them to a receiver that was started anew {self.fresh}"
         yield f"epochs {len(self.epochs)}, pages {self.pages}, of them zero {self.zero_pages}"
         yield from (f"note: {note}" for note in self.notes)
 
@@ -365,7 +484,8 @@ def merges(ops):
     if not ops:
         yield []
         return
-    for conn in sorted({op.conn for op in ops}):
+    earliest = min((op.drops, op.kind != KEEP) for op in ops)
+    for conn in sorted({op.conn for op in ops if (op.drops, op.kind != KEEP) == earliest}):
         rest = list(ops)
         first = min((op for op in ops if op.conn == conn), key=lambda op: op.number)
         rest.remove(first)

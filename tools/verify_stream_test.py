@@ -10,8 +10,8 @@ import tempfile
 SESSION = "00112233445566778899aabbccddeeff"
 NUMBERS = {"HELLO": 1, "PREPARE": 2, "PREPARED": 3, "MEMORY_BEGIN": 4, "MEMORY_READY": 5, "MEMORY_RECORD": 6,
            "EPOCH_END": 7, "FINAL": 8, "READY": 9, "GO": 10, "RUNNING": 11, "ABORT": 12, "ABORTED": 13, "FAILED": 14,
-           "PING": 15, "PONG": 16, "CHECK": 17, "CHECKED": 18, "EPOCH_BEGIN": 19, "SETTLED": 20, "DISK_DATA": 32,
-           "MEMORY_PAGES": 33, "ACK": 34}
+           "PING": 15, "PONG": 16, "CHECK": 17, "CHECKED": 18, "EPOCH_BEGIN": 19, "SETTLED": 20, "RESUMED": 21, "ASK": 22,
+           "ANSWER": 23, "FORGET": 24, "DISK_DATA": 32, "MEMORY_PAGES": 33, "ACK": 34, "NEED": 35}
 BLOCK = b"xmotion " * 512
 REACH = 65536
 
@@ -26,7 +26,7 @@ class Maker:
     def disk(self, disk, blocks, encoding=0, payload=None, **head):
         table, raw = b"", b""
         for offset, kind, content in blocks:
-            checksum = self.tool.xxh3(content) if kind == 0 else 0
+            checksum = 0 if kind == 1 else self.tool.xxh3(content)
             table += struct.pack(">QIHHQ", offset, len(content), kind, 0, checksum)
             raw += content if kind == 0 else b""
         payload = raw if payload is None else payload
@@ -40,19 +40,32 @@ class Maker:
     def digest(self, size, ops):
         chains = [0] * -(-size // REACH)
         for offset, kind, content in ops:
-            checksum = self.tool.xxh3(content) if kind == 0 else 0
+            checksum = 0 if kind == 1 else self.tool.xxh3(content)
             i = offset // REACH
+            if kind >= 2:
+                chains[i] = 0
+            if kind == 3:  # an offer that is refused
+                continue
             chains[i] = self.tool.xxh3(struct.pack(">QQQQ", chains[i], offset, len(content) + (kind << 32), checksum))
         return f"{self.tool.xxh3(struct.pack(f'>{len(chains)}Q', *chains)):016x}"
 
-    def hello(self, role=None):
+    def hello(self, role=None, number=None):
         value = {"protocol": 1, "features": ["zstd"], "program": "xmotion 0.1"}
         if role:
             value.update(role=role, session=SESSION)
+        if number is not None:
+            value["number"] = number
         return json.dumps(value).encode()
 
-    def greet(self, role):
-        return [["S", "HELLO", self.hello(role)], ["R", "HELLO", self.hello()]]
+    def greet(self, role, number=None):
+        return [["S", "HELLO", self.hello(role, number)], ["R", "HELLO", self.hello()]]
+
+    @staticmethod
+    def need(record, *blocks):
+        words = [0] * 4
+        for i in blocks:
+            words[i // 64] |= 1 << i % 64
+        return struct.pack(">5Q", record, *words)
 
     def captures(self):
         js = lambda **v: json.dumps(v).encode()
@@ -73,16 +86,60 @@ class Maker:
                 ["S", "FINAL", js(disks=[{"digest": self.digest(sizes[0], first + again)},
                                          {"digest": self.digest(sizes[1], other)}])],
                 ["R", "READY", js()], ["S", "GO", js()], ["R", "RUNNING", js()]],
-            "data-0": self.greet("data") + [
+            "data-0": self.greet("data", 0) + [
                 ["S", "DISK_DATA", self.disk(0, first)], ["R", "ACK", u64(1)],
                 ["S", "DISK_DATA", self.disk(1, other, 1, frame)],
                 ["S", "MEMORY_PAGES", self.pages(0, [1, 2 | zero], BLOCK)], ["R", "ACK", u64(3)]],
-            "data-1": self.greet("data") + [
+            "data-1": self.greet("data", 1) + [
                 ["S", "MEMORY_PAGES", self.pages(0, [3, 4 | alloc], BLOCK)], ["R", "ACK", u64(1)],
                 ["S", "DISK_DATA", self.disk(0, again)],
                 ["S", "MEMORY_PAGES", self.pages(1, [1, 3], BLOCK * 2)], ["R", "ACK", u64(3)]],
         }
         return files
+
+    def offered(self):
+        """A disk with an old copy: one 64 KiB kept, one refused and sent by the other connection, the odd end kept."""
+        js = lambda **v: json.dumps(v).encode()
+        u64 = lambda *v: struct.pack(f">{len(v)}Q", *v)
+        size, one, two, end = REACH * 2 + 512, BLOCK * 16, BLOCK[::-1] * 16, BLOCK[:512]
+        digest = self.digest(size, [(0, 2, one), (REACH, 3, two), (REACH * 2, 2, end), (REACH, 0, two)])
+        return {
+            "control": self.greet("control") + [
+                ["S", "PREPARE", js(guest={"name": "demo", "disks": [{"vbd": "xvda", "size": size}]}, reuse=["xvda"])],
+                ["R", "PREPARED", js()], ["S", "FINAL", js(disks=[{"digest": digest}])], ["R", "READY", js()],
+                ["S", "GO", js()], ["R", "RUNNING", js()], ["S", "FORGET", js()], ["R", "ANSWER", js(guest="here")]],
+            "data-0": self.greet("data", 0) + [["S", "DISK_DATA", self.disk(0, [(REACH, 0, two)])], ["R", "ACK", u64(1)]],
+            "data-1": self.greet("data", 1) + [
+                ["S", "DISK_DATA", self.disk(0, [(0, 2, one), (REACH, 2, two)])],
+                ["S", "DISK_DATA", self.disk(0, [(REACH * 2, 2, end)])],
+                ["R", "NEED", self.need(0, 1)], ["R", "ACK", u64(2)]],
+        }
+
+    def resumed(self, fresh=False):
+        """Two drops. Before the first: record 0 acknowledged, 1 and an offer taken unheard, 3 lost. The second comes before a
+        data connection was made. Memory that was begun begins anew."""
+        js = lambda **v: json.dumps(v).encode()
+        u64 = lambda *v: struct.pack(f">{len(v)}Q", *v)
+        size, chunk = REACH * 4, BLOCK * 16
+        at = lambda i, kind=0: (REACH * i, kind, chunk)
+        before = [] if fresh else [at(0), at(1)]
+        again = [at(i, 2) for i in range(4)] if fresh else [at(2, 2), at(3)]
+        resumed = ["R", "RESUMED", js(fresh=fresh, taken=[3] + [0] * 63)]
+        memory = [["S", "MEMORY_BEGIN", js()], ["R", "MEMORY_READY", js()], ["S", "EPOCH_BEGIN", u64(0)]]
+        return {
+            "control": self.greet("control") + [
+                ["S", "PREPARE", js(guest={"name": "demo", "max_pfn": 255, "disks": [{"vbd": "xvda", "size": size}]})],
+                ["R", "PREPARED", js()]] + memory,
+            "data-0": self.greet("data", 0) + [
+                ["S", "DISK_DATA", self.disk(0, [at(0)])], ["R", "ACK", u64(1)], ["S", "DISK_DATA", self.disk(0, [at(1)])],
+                ["S", "DISK_DATA", self.disk(0, [at(2, 2)])], ["S", "DISK_DATA", self.disk(0, [at(3)])]],
+            "control.1": self.greet("resume") + [resumed],
+            "control.2": self.greet("resume") + [resumed] + memory + [
+                ["S", "EPOCH_END", u64(0, 1)], ["S", "FINAL", js(disks=[{"digest": self.digest(size, before + again)}])],
+                ["R", "READY", js()], ["S", "GO", js()], ["R", "RUNNING", js()]],
+            "data-0.2": self.greet("data", 0) + [
+                ["S", "DISK_DATA", self.disk(0, again)], ["S", "MEMORY_PAGES", self.pages(0, [1], BLOCK)], ["R", "ACK", u64(2)]],
+        }
 
     def write(self, folder, files, bend=None):
         for name, records in files.items():
@@ -204,7 +261,11 @@ def cases(m):
         "length 0": (put("data-0", 2, poke(24, ">I", 0)), "length 0"),
         "crossing": (put("data-0", 2, disk(0, [(REACH - 512, 1, bytes(1024))])), "crosses"),
         "past the end": (put("data-0", 2, disk(0, [(REACH * 3 + 512, 1, bytes(512))])), "past the end"),
-        "block kind": (put("data-0", 2, poke(28, ">H", 2)), "unknown kind 2"),
+        "block kind": (put("data-0", 2, poke(28, ">H", 3)), "unknown kind 3"),
+        "data number": (put("data-0", 0, member(number=None)), "no member number"),
+        "data number twice": (put("data-1", 0, member(number=0)), "a second data connection 0"),
+        "data number range": (put("data-1", 0, member(number=64)), "not 0 to 63"),
+        "RESUMED unasked": (insert("control", 4, ("R", "RESUMED", b'{"fresh":false,"taken":[]}')), "with the role"),
         "block reserved": (put("data-0", 2, poke(30, ">H", 1)), "reserved field"),
         "overlap": (put("data-0", 2, disk(0, [(0, 1, bytes(1024)), (512, 1, bytes(512))])), "overlap"),
         "raw sum": (put("data-0", 2, poke(8, ">I", 512)), "DATA blocks of"),
@@ -238,6 +299,63 @@ def cases(m):
     }
 
 
+def offered_cases(m):
+    """Of Maker.offered."""
+    u64 = lambda *v: struct.pack(f">{len(v)}Q", *v)
+    return {
+        "offers": (lambda files: None, None),
+        "NEED in time": (drop("data-1", 4), "computed"),
+        "NEED size": (put("data-1", 4, m.need(0, 1)[:-1]), "not 40"),
+        "NEED of nothing": (put("data-1", 4, m.need(0)), "names no block"),
+        "NEED past the blocks": (put("data-1", 4, m.need(0, 2)), "block 2 of record 0 was not offered"),
+        "NEED of data": (insert("data-0", 3, ("R", "NEED", m.need(0, 0))), "was not offered"),
+        "NEED unsent": (put("data-1", 4, m.need(2, 0)), "0 to 1 are in flight"),
+        "NEED too late": (both(drop("data-1", 4), insert("data-1", 5, ("R", "NEED", m.need(0, 1)))), "are in flight"),
+        "NEED twice": (insert("data-1", 5, ("R", "NEED", m.need(0, 0))), "a second one"),
+        "part offered": (put("data-1", 3, m.disk(0, [(REACH * 2 - 512, 2, BLOCK[:512])])), "a part of its 64 KiB"),
+        "offer with payload": (put("data-1", 3, m.disk(0, [(REACH * 2, 2, BLOCK[:512])], 0, b"x" * 512)), "DISK_DATA: "),
+        "refused, not sent": (drop("data-0", 2, 3), "refused and not sent"),
+        "refused, half sent": (put("data-0", 2, m.disk(0, [(REACH, 0, BLOCK)])), "refused and not sent"),
+        "never offered": (both(drop("data-1", 3), put("data-1", 4, u64(1))), "never offered"),
+        "FORGET first": (insert("control", 4, ("S", "FORGET", b"{}")), "before RUNNING"),
+        "ANSWER first": (insert("control", 4, ("R", "ANSWER", b'{"guest":"here"}')), "before ASK or FORGET"),
+        "ANSWER of what": (put("control", 9, b'{"guest":"there"}'), "not 'here' or 'gone'"),
+        "ASK of whom": (insert("control", 4, ("S", "ASK", b'{"guest":{}}')), "with the role 'control'"),
+    }
+
+
+def resumed_cases(_):
+    """Of Maker.resumed."""
+    taken = lambda n: put("control.1", 2, member(taken=[n]))
+    return {
+        "resumed": (lambda files: None, None),
+        "taken less than acknowledged": (taken(0), "0 records of data connection 0 were taken, but 1 of 4"),
+        "taken more than sent": (taken(5), "5 records of data connection 0 were taken"),
+        "taken, and one less is told": (taken(1), "computed"),
+        "nothing taken is told": (put("control.1", 2, member(taken=[])), "0 records of data connection 0"),
+        "taken is no count": (put("control.1", 2, member(taken=["3"])), "something else than counts"),
+        "fresh is missing": (put("control.1", 2, member(fresh=None)), "no member fresh"),
+        "another session": (put("control.2", 0, member(session="f" * 32)), "the first connection's"),
+        "role after a drop": (put("control.1", 0, member(role="control")), "role 'control'"),
+        "before RESUMED": (drop("control.2", 2), "before RESUMED"),
+        "RESUMED twice": (insert("control.2", 3, ("R", "RESUMED", b'{"fresh":false,"taken":[]}')), "a second one"),
+        "resumed after GO": (both(drop("control", 6), insert("control", 6, ("S", "FINAL", b'{"disks":[{"digest":"0000000000000000"}]}'),
+                                                             ("R", "READY", b"{}"), ("S", "GO", b"{}"))), "anew after GO"),
+        "memory goes on": (drop("control.2", 3, 4), "before MEMORY_READY"),
+        "taken is sent again": (put("data-0.2", 2, lambda b: b.replace(struct.pack(">Q", REACH * 3), bytes(8), 1)), "computed"),
+    }
+
+
+def fresh_cases(m):
+    """Of Maker.resumed, the receiver being started anew."""
+    return {
+        "fresh": (lambda files: None, None),
+        "fresh, not all offered": (put("data-0.2", 2, m.disk(0, [(REACH * i, 2, BLOCK * 16) for i in range(3)])), "never offered"),
+        "fresh is not told": (both(put("control.1", 2, member(fresh=False)), put("control.2", 2, member(fresh=False)),
+                                   put("data-0.2", 2, m.disk(0, [(REACH, 0, BLOCK)]))), "computed"),
+    }
+
+
 def raw_cases():
     """What is broken in the octets of data-0 themselves."""
     second = 1 + 16
@@ -254,11 +372,11 @@ def run(tool):
     maker = Maker(tool)
     failures, total = [], 0
 
-    def expect(name, change, bend, part, allow_cut=False):
+    def expect(name, change, bend, part, allow_cut=False, make=maker.captures):
         nonlocal total
         total += 1
         with tempfile.TemporaryDirectory() as folder:
-            files = maker.captures()
+            files = make()
             if change:
                 change(files)
             maker.write(folder, files, bend)
@@ -276,6 +394,10 @@ def run(tool):
     expect("the other order", swap, None, None)
     for name, (change, part) in cases(maker).items():
         expect(name, change, None, part)
+    for more, make in ((offered_cases, maker.offered), (resumed_cases, maker.resumed),
+                       (fresh_cases, lambda: maker.resumed(True))):
+        for name, (change, part) in more(maker).items():
+            expect(name, change, None, part, make=make)
     for name, (bend, part) in raw_cases().items():
         expect(name, None, ("data-0", bend), part)
     for failure in failures:

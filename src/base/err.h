@@ -10,7 +10,7 @@
 
 struct err {
     int code;                /* negative errno, 0: no error */
-    char text[ERR_TEXT_MAX]; /* one sentence, no newline */
+    char text[ERR_TEXT_MAX]; /* one sentence, no newline; always printable UTF-8, whatever was put into it */
 };
 
 /* Sets the error and returns `code`. `err` may be NULL. */

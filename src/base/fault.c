@@ -34,6 +34,8 @@ enum action { ACTION_KILL, ACTION_STOP, ACTION_SLEEP, ACTION_FAIL, ACTION_SHORT 
 
 struct fault {
     size_t name; /* index */
+    size_t after; /* index, ARRAY_SIZE(names): none */
+    uint64_t passed; /* atomic: since then */
     uint64_t first;
     bool later_too;
     enum action action;
@@ -108,11 +110,12 @@ static int parse_action(struct fault *f, const char *text, struct err *err)
     return 0;
 }
 
-/* NAME[@N[+]]=ACTION; `text` is written to. */
+/* NAME[@N[+]][/OTHER]=ACTION; `text` is written to. */
 static int parse_fault(struct fault *f, char *text, struct err *err)
 {
     char *action = strchr(text, '=');
     char *passing;
+    char *other;
     const char *end;
 
     memset(f, 0, sizeof(*f));
@@ -121,6 +124,14 @@ static int parse_fault(struct fault *f, char *text, struct err *err)
     if (!action)
         return err_set(err, -EINVAL, "'%s' lacks '=ACTION'", text);
     *action++ = '\0';
+    other = strchr(text, '/');
+    f->after = ARRAY_SIZE(names);
+    if (other) {
+        *other++ = '\0';
+        f->after = name_index(other);
+        if (f->after == ARRAY_SIZE(names))
+            return err_set(err, -EINVAL, "there is no fault point '%s' (HACKING.md lists them)", other);
+    }
     passing = strchr(text, '@');
     if (passing) {
         *passing++ = '\0';
@@ -182,7 +193,7 @@ static int act(const struct fault *f, uint64_t passing, struct err *err)
         for (;;) /* not one instruction of the caller's more */
             (void)pause();
     case ACTION_STOP:
-        (void)kill(getpid(), SIGSTOP);
+        (void)raise(SIGSTOP); /* this thread, so that it goes not one step further while the others are being stopped */
         return 0;
     case ACTION_SLEEP:
         clock_sleep(f->ms * NS_PER_MS);
@@ -208,10 +219,15 @@ int fault_point(const char *name, struct err *err)
     assert(index < ARRAY_SIZE(names));
     passing = __atomic_add_fetch(&passings[index], 1, __ATOMIC_RELAXED);
     for (size_t i = 0; i < fault_count && r == 0; i++) {
-        const struct fault *f = &faults[i];
+        struct fault *f = &faults[i];
+        uint64_t n = passing;
 
-        if (f->name == index && (passing == f->first || (f->later_too && passing > f->first)))
-            r = act(f, passing, err);
+        if (f->name != index)
+            continue;
+        if (f->after < ARRAY_SIZE(names))
+            n = __atomic_load_n(&passings[f->after], __ATOMIC_RELAXED) ? __atomic_add_fetch(&f->passed, 1, __ATOMIC_RELAXED) : 0;
+        if (n && (n == f->first || (f->later_too && n > f->first)))
+            r = act(f, n, err);
     }
     return r;
 }

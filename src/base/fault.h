@@ -2,8 +2,9 @@
 /* Places where a test build can be told to fail, to wait or to die (meson option fault_points, HACKING.md). In any other build
  * all of this is nothing.
  *
- * The environment says what happens: XMOTION_FAULT="NAME[@N[+]]=ACTION[,NAME[@N[+]]=ACTION...]"
+ * The environment says what happens: XMOTION_FAULT="NAME[@N[+]][/OTHER]=ACTION[,NAME[@N[+]][/OTHER]=ACTION...]"
  *   N       at the Nth passing of NAME in this process (1); "N+": at that one and every later
+ *   OTHER   another point: passings count from when that one was passed
  *   kill    SIGKILL for itself          stop      SIGSTOP for itself
  *   sleep:MS                            fail:EIO  any name of an errno: fault_point returns it
  *   short   disk.write and journal.write only: fault_point returns FAULT_SHORT

@@ -24,7 +24,7 @@ struct command {
     int (*run)(struct cli *cli, int argc, char **argv);
 };
 
-extern const struct command command_send, command_recv, command_check, command_list, command_cancel,
+extern const struct command command_send, command_recv, command_check, command_list, command_cancel, command_recover,
     command_identity, command_trust, command_authorize, command_guest;
 
 /* An option table ends with a NULL name. `take` gets the value (NULL for a flag). */

@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 
 #include "session/job.h"
+#include "session/recover.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -25,6 +26,18 @@ static const char *text(const json_t *o, const char *key)
     return s ? s : "";
 }
 
+static void print_job(const json_t *j)
+{
+    (void)printf("%-10.8s %-7s %-24s %-12s %.60s\n", text(j, "id"), text(j, "role"), text(j, "guest"), text(j, "phase"),
+                 text(j, "peer"));
+    if (strcmp(text(j, "phase"), "undecided") == 0)
+        (void)printf("           GO was sent and no answer came. If the guest runs at the receiver: xmotion recover %.8s --guest-is-there\n"
+                     "           if it does not, and never will:                              xmotion recover %.8s --guest-is-here\n",
+                     text(j, "id"), text(j, "id"));
+    else if (strcmp(text(j, "phase"), "unfinished") == 0)
+        (void)printf("           its process has ended; to bring it to an end: xmotion recover %.8s\n", text(j, "id"));
+}
+
 static int run_list(struct cli *cli, int argc, char **argv)
 {
     bool json = false;
@@ -34,10 +47,9 @@ static int run_list(struct cli *cli, int argc, char **argv)
     size_t i;
     int count;
 
-    (void)cli;
     if (options_parse(&command_list, list_specs, &json, argc, argv, &count, &err) < 0)
         return fail(EXIT_USAGE, &err);
-    if (job_list(&jobs, &err) < 0)
+    if (job_list(&jobs, &err) < 0 || recover_list(state_dir(cli), jobs, &err) < 0)
         return fail(1, &err);
     if (json) {
         (void)json_dumpf(jobs, stdout, JSON_INDENT(1));
@@ -47,8 +59,7 @@ static int run_list(struct cli *cli, int argc, char **argv)
     } else {
         (void)printf("%-10s %-7s %-24s %-12s %s\n", "ID", "ROLE", "GUEST", "PHASE", "PEER");
         json_array_foreach(jobs, i, j)
-            (void)printf("%-10.8s %-7s %-24s %-12s %s\n", text(j, "id"), text(j, "role"), text(j, "guest"),
-                         text(j, "phase"), text(j, "peer"));
+            print_job(j);
     }
     json_decref(jobs);
     return 0;

@@ -2,14 +2,18 @@
 #include "cli/cli.h"
 
 #include "base/log.h"
+#include "cli/confine.h"
 #include "session/server.h"
 #include "transport/conn.h"
 
 #include <stdio.h>
 
+#define MAX_MIGRATIONS 8
+
 struct recv_options {
     struct server_config config;
     bool json;
+    bool no_confine;
 };
 
 static int take_listen(void *data, const char *value, struct err *err)
@@ -46,6 +50,23 @@ static int take_allow_disk(void *data, const char *value, struct err *err)
     return 0;
 }
 
+static int take_max_migrations(void *data, const char *value, struct err *err)
+{
+    uint64_t most;
+    int r = parse_count(value, SERVER_MIGRATIONS_MAX, &most, err);
+
+    if (r == 0)
+        ((struct recv_options *)data)->config.max_migrations = (unsigned int)most;
+    return r;
+}
+
+static int take_no_confine(void *data, const char *value, struct err *err)
+{
+    (void)value, (void)err;
+    ((struct recv_options *)data)->no_confine = true;
+    return 0;
+}
+
 static int take_once(void *data, const char *value, struct err *err)
 {
     (void)value, (void)err;
@@ -64,6 +85,8 @@ static const struct option_spec specs[] = {
     {"listen", "ADDRESS", "HOST:PORT to listen on (every address, port 7799)", take_listen},
     {"sr", "SR", "open this SR to peers, lvm:VG or dir:/PATH; the first is the default", take_sr},
     {"allow-disk", "/PATH", "let peers overwrite this disk when they name it", take_allow_disk},
+    {"max-migrations", "N", "guests that may come at a time, 1 to 64 (8)", take_max_migrations},
+    {"no-confine", NULL, "keep every privilege (for a kernel without seccomp)", take_no_confine},
     {"once", NULL, "end after one migration", take_once},
     {"json", NULL, "one JSON event a line", take_json},
     {0},
@@ -76,7 +99,7 @@ static void print_event(void *data, const json_t *event)
     const char *peer = json_string_value(json_object_get(event, "peer"));
     const char *error = json_string_value(json_object_get(event, "error"));
 
-    if (*(bool *)data) {
+    if (((const struct recv_options *)data)->json) {
         (void)json_dumpf(event, stdout, JSON_COMPACT);
         (void)putchar('\n');
     } else {
@@ -86,9 +109,15 @@ static void print_event(void *data, const json_t *event)
     (void)fflush(stdout);
 }
 
+/* The socket is open, nothing was read from it. */
+static int opened(void *data, struct err *err)
+{
+    return ((const struct recv_options *)data)->no_confine ? 0 : confine_receiver(err);
+}
+
 static int run_recv(struct cli *cli, int argc, char **argv)
 {
-    struct recv_options o = {0};
+    struct recv_options o = {.config.max_migrations = MAX_MIGRATIONS};
     struct identity *id = NULL;
     struct err err = {0};
     int count;
@@ -104,8 +133,9 @@ static int run_recv(struct cli *cli, int argc, char **argv)
         return fail(EXIT_USAGE, &err);
     o.config.identity = id;
     o.config.state_dir = state_dir(cli);
+    o.config.opened = opened;
     o.config.event = print_event;
-    o.config.data = &o.json;
+    o.config.data = &o;
     log_set_level(LOG_INFO);
     if (server_run(&o.config, &err) < 0)
         code = fail(1, &err);

@@ -13,7 +13,9 @@
 
 #define DEFAULT_DOWNTIME (300 * NS_PER_MS)
 #define DEFAULT_TIMEOUT  (3600 * NS_PER_SEC)
+#define DEFAULT_RECONNECT (600 * NS_PER_SEC)
 #define CONNECTIONS_MAX  64
+#define BANDWIDTH_MIN    KIB(64)
 
 struct send_options {
     struct source_config config;
@@ -30,23 +32,28 @@ static int take_sr(void *data, const char *value, struct err *err)
     return volume_sr_parse(&sr, value, err);
 }
 
-/* "xvda=/dev/vg1/x": the value is cut at the sign, in place. */
+/* "xvda=/dev/vg1/x" or "xvda=/dev/vg1/x,reuse": the value is cut in place. */
 static int take_disk(void *data, const char *value, struct err *err)
 {
     struct send_options *o = data;
+    static const char reuse[] = ",reuse";
     char *copy = strdup(value);
     char *sign = copy ? strchr(copy, '=') : NULL;
+    size_t len = sign ? strlen(sign) : 0;
+    bool reused = len > sizeof(reuse) && strcmp(sign + len - (sizeof(reuse) - 1), reuse) == 0;
 
     if (!sign || sign == copy || sign[1] != '/') {
         free(copy);
-        return err_set(err, -EINVAL, "\"%s\": expected VBD=/PATH/AT/THE/TARGET, as in xvda=/dev/vg1/vm1-root", value);
+        return err_set(err, -EINVAL, "\"%s\": expected VBD=/PATH/AT/THE/TARGET[,reuse], as in xvda=/dev/vg1/vm1-root", value);
     }
     if (o->config.map_count == SOURCE_DISK_MAPS) {
         free(copy);
         return err_set(err, -EINVAL, "given more than %d times", SOURCE_DISK_MAPS);
     }
     *sign = '\0';
-    o->config.maps[o->config.map_count++] = (struct source_disk_map){.vbd = copy, .path = sign + 1};
+    if (reused)
+        sign[len - (sizeof(reuse) - 1)] = '\0';
+    o->config.maps[o->config.map_count++] = (struct source_disk_map){.vbd = copy, .path = sign + 1, .reuse = reused};
     return 0;
 }
 
@@ -60,6 +67,42 @@ static int take_timeout(void *data, const char *value, struct err *err)
     return parse_time(value, &((struct send_options *)data)->config.limits.timeout_ns, err);
 }
 
+static int take_reconnect(void *data, const char *value, struct err *err)
+{
+    return parse_time(value, &((struct send_options *)data)->config.reconnect_ns, err);
+}
+
+static int take_bandwidth(void *data, const char *value, struct err *err)
+{
+    struct send_options *o = data;
+    int r = parse_size(value, &o->config.max_bandwidth, err);
+
+    if (r == 0 && o->config.max_bandwidth < BANDWIDTH_MIN)
+        return err_set(err, -EINVAL, "\"%s\": expected octets a second, at least 64K", value);
+    return r;
+}
+
+static int take_no_brake(void *data, const char *value, struct err *err)
+{
+    (void)value, (void)err;
+    ((struct send_options *)data)->config.brake = false;
+    return 0;
+}
+
+static int take_reuse(void *data, const char *value, struct err *err)
+{
+    (void)value, (void)err;
+    ((struct send_options *)data)->config.reuse = true;
+    return 0;
+}
+
+static int take_verify(void *data, const char *value, struct err *err)
+{
+    (void)value, (void)err;
+    ((struct send_options *)data)->config.verify = true;
+    return 0;
+}
+
 static int take_on_timeout(void *data, const char *value, struct err *err)
 {
     struct send_options *o = data;
@@ -68,8 +111,10 @@ static int take_on_timeout(void *data, const char *value, struct err *err)
         o->config.limits.on_timeout = PRECOPY_TIMEOUT_ABORT;
     else if (strcmp(value, "stop") == 0)
         o->config.limits.on_timeout = PRECOPY_TIMEOUT_STOP;
+    else if (strcmp(value, "throttle") == 0)
+        o->config.limits.on_timeout = PRECOPY_TIMEOUT_THROTTLE;
     else
-        return err_set(err, -EINVAL, "\"%s\": expected abort or stop", value);
+        return err_set(err, -EINVAL, "\"%s\": expected abort, stop or throttle", value);
     return 0;
 }
 
@@ -137,10 +182,15 @@ static int take_quiet(void *data, const char *value, struct err *err)
 
 static const struct option_spec specs[] = {
     {"sr", "SR", "where new volumes are made at the target: lvm:VG or dir:/PATH", take_sr},
-    {"disk", "VBD=/PATH", "an existing disk at the target for this one (overwritten)", take_disk},
+    {"disk", "VBD=/PATH[,reuse]", "an existing disk at the target for this one (overwritten, or reused)", take_disk},
+    {"reuse", NULL, "compare old copies at the target first, send only what differs", take_reuse},
+    {"verify", NULL, "the target reads back every block that it wrote", take_verify},
     {"downtime", "TIME", "the stop may take this long by prediction (300ms)", take_downtime},
     {"timeout", "TIME", "the whole may take this long before --on-timeout (1h)", take_timeout},
-    {"on-timeout", "abort|stop", "then: give up (default), or stop the guest anyway", take_on_timeout},
+    {"on-timeout", "abort|stop|throttle", "then: give up (default), stop the guest anyway, or slow it down", take_on_timeout},
+    {"reconnect-for", "TIME", "go on when the connections break and come back within this time (10m; 0s: never)", take_reconnect},
+    {"max-bandwidth", "SIZE", "send at most so many octets a second while the guest runs", take_bandwidth},
+    {"no-brake", NULL, "do not slow the copy down when the guest's disks get slow", take_no_brake},
     {"connections", "N", "data connections (default: one a core, 2 to 8)", take_connections},
     {"compress", "none|zstd", "compress what is sent (none)", take_compress},
     {"remove-source-disks", NULL, "remove the source's volumes once the guest runs there", take_remove},
@@ -181,6 +231,9 @@ static int parse(struct cli *cli, const struct command *command, struct send_opt
     o->config.limits.downtime_ns = DEFAULT_DOWNTIME;
     o->config.limits.timeout_ns = DEFAULT_TIMEOUT;
     o->config.connections = default_connections();
+    o->config.reconnect_ns = DEFAULT_RECONNECT;
+    o->config.brake = true;
+    o->config.state_dir = state_dir(cli);
     r = options_parse(command, specs, o, argc, argv, &count, err);
     o->config.guest = argv[1];
     o->config.address = count > 1 ? argv[2] : NULL;

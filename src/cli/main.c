@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 
 #include "base/bytes.h"
+#include "base/fault.h"
 #include "base/log.h"
 
 #include <signal.h>
@@ -11,7 +12,7 @@
 
 static const struct command *const commands[] = {
     &command_send,     &command_recv,  &command_check,     &command_list,  &command_cancel,
-    &command_identity, &command_trust, &command_authorize, &command_guest,
+    &command_recover, &command_identity, &command_trust, &command_authorize, &command_guest,
 };
 
 static void print_usage(void)
@@ -68,6 +69,7 @@ int main(int argc, char **argv)
     struct err err;
 
     (void)signal(SIGPIPE, SIG_IGN);
+    fault_init();
     if (take_common(&cli, &argc, argv, &err) < 0)
         return fail(EXIT_USAGE, &err);
     if (argc < 2) {

@@ -130,7 +130,7 @@ void *load_writer_run(void *thread)
     while (r == 0 && load_pace_wait(t->load, &pace)) {
         if (!w.state->pending_count)
             choose(&w);
-        load_pace_done(&pace, w.state->pending_count * LOAD_PAGE);
+        load_pace_done(t->load, &pace, w.state->pending_count * LOAD_PAGE);
         r = perform(&w);
     }
     if (r < 0)
@@ -218,5 +218,211 @@ int load_disk_verify(const struct guest_load *load, unsigned int disk, char *ret
             r = chunk_verify(&w, first, count, ret_text, text_size);
     }
     free(w.buf);
+    return r;
+}
+
+/* Adopting: which write a disk is at. Writes are a function of their count, so they are gone through from the first one on, until
+ * one is found after which the table says what the disk holds. */
+
+#define FOUND_ZERO  UINT32_C(0)
+#define FOUND_OTHER UINT32_MAX       /* nothing that a load wrote */
+#define FOUND_TORN  (UINT32_MAX - 1) /* our stamp, but not what belongs to it */
+#define REPLAY_MAX  (UINT64_C(1) << 26)
+
+struct replay {
+    struct writer w;
+    uint32_t *found; /* of each block: one of the above, or its number */
+    uint64_t stamped;
+    uint64_t wrong;  /* blocks that do not hold what the table says */
+    uint64_t late;   /* of these, those that hold less: they never will */
+    uint64_t best;   /* UINT64_MAX: none */
+};
+
+static bool is_number(uint32_t found)
+{
+    return found != FOUND_ZERO && found < FOUND_TORN;
+}
+
+static bool block_matches(const struct replay *r, uint64_t block, uint32_t entry)
+{
+    uint32_t found = r->found[block];
+
+    if (!entry)
+        return found == FOUND_ZERO || found == FOUND_OTHER;
+    return entry & LOAD_ENTRY_ZERO ? found == FOUND_ZERO : found == entry;
+}
+
+static bool block_is_late(const struct replay *r, uint64_t block, uint32_t entry)
+{
+    uint32_t found = r->found[block];
+
+    return found == FOUND_TORN || (found == FOUND_OTHER && entry) ||
+           (is_number(found) && (entry & ~LOAD_ENTRY_ZERO) > found);
+}
+
+/* Takes the blocks of the operation at hand out of the counts or puts them in. */
+static void count_blocks(struct replay *r, int sign)
+{
+    const struct load_writer *s = r->w.state;
+
+    for (uint64_t b = s->pending_first; b < s->pending_first + s->pending_count; b++) {
+        uint32_t entry = r->w.table[b];
+
+        if (!block_matches(r, b, entry))
+            r->wrong += (uint64_t)(int64_t)sign;
+        if (block_is_late(r, b, entry))
+            r->late += (uint64_t)(int64_t)sign;
+    }
+}
+
+static void advance(struct replay *r)
+{
+    struct load_writer *s = r->w.state;
+
+    for (uint64_t b = s->pending_first; b < s->pending_first + s->pending_count; b++)
+        r->w.table[b] = next_entry(r->w.table[b], s->pending_zero);
+    s->writes++;
+    s->bytes += s->pending_count * LOAD_PAGE;
+}
+
+/* Its blocks may hold the old or the new. */
+static bool pending_matches(const struct replay *r)
+{
+    const struct load_writer *s = r->w.state;
+
+    for (uint64_t b = s->pending_first; b < s->pending_first + s->pending_count; b++) {
+        uint32_t entry = r->w.table[b];
+
+        if (!block_matches(r, b, entry) && !block_matches(r, b, next_entry(entry, s->pending_zero)))
+            return false;
+    }
+    return true;
+}
+
+static void replay_start(struct replay *r)
+{
+    memset(r->w.table, 0, r->w.blocks * sizeof(uint32_t));
+    memset(r->w.state, 0, sizeof(*r->w.state));
+    r->wrong = r->late = 0;
+    for (uint64_t b = 0; b < r->w.blocks; b++) {
+        r->wrong += !block_matches(r, b, 0);
+        r->late += block_is_late(r, b, 0);
+    }
+}
+
+/* The last write after which all is right: with the next one not begun, under way or done. */
+static void replay_search(struct replay *r)
+{
+    replay_start(r);
+    r->best = r->stamped ? UINT64_MAX : 0;
+    while (r->stamped && r->w.rate && r->w.state->writes < REPLAY_MAX) {
+        choose(&r->w);
+        count_blocks(r, -1);
+        if (r->wrong == 0 && pending_matches(r))
+            r->best = r->w.state->writes;
+        if (r->late)
+            return;
+        advance(r);
+        count_blocks(r, 1);
+    }
+}
+
+static void replay_to(struct replay *r, uint64_t writes)
+{
+    replay_start(r);
+    while (r->w.state->writes < writes) {
+        choose(&r->w);
+        advance(r);
+    }
+    r->w.state->pending_count = 0;
+    if (r->stamped)
+        choose(&r->w);
+}
+
+static uint32_t classify(const struct writer *w, const void *data, uint64_t block)
+{
+    struct load_stamp found;
+
+    if (load_page_is_zero(data))
+        return FOUND_ZERO;
+    if (!load_stamp_read(data, &found) || found.id != w->load->header->id)
+        return FOUND_OTHER;
+    return found.space == 1 + w->disk && found.index == block && load_stamp_matches(data, &found) &&
+                   found.number < FOUND_TORN
+               ? (uint32_t)found.number
+               : FOUND_TORN;
+}
+
+/* Calls `each` with every block of the disk until it returns something else than 0. */
+static int scan(const struct writer *w, int (*each)(void *data, const void *page, uint64_t block), void *data)
+{
+    int r = 0;
+
+    for (uint64_t first = 0; r == 0 && first < w->blocks; first += LOAD_WRITE_MAX) {
+        uint64_t count = w->blocks - first < LOAD_WRITE_MAX ? w->blocks - first : LOAD_WRITE_MAX;
+
+        r = w->dev->ops->pread(w->dev->disk, w->buf, (size_t)count * LOAD_PAGE, first * LOAD_PAGE);
+        if (r < 0)
+            r = -EIO;
+        for (uint64_t i = 0; r == 0 && i < count; i++)
+            r = each(data, w->buf + i * LOAD_PAGE, first + i);
+    }
+    return r;
+}
+
+static int note_found(void *data, const void *page, uint64_t block)
+{
+    struct replay *r = data;
+
+    r->found[block] = classify(&r->w, page, block);
+    r->stamped += is_number(r->found[block]) || r->found[block] == FOUND_TORN;
+    return 0;
+}
+
+static int note_id(void *data, const void *page, uint64_t block)
+{
+    struct load_stamp found;
+
+    (void)block;
+    if (!load_stamp_read(page, &found) || !found.space)
+        return 0;
+    *(uint64_t *)data = found.id;
+    return 1;
+}
+
+int load_disk_id(const struct guest_load *load, unsigned int disk, uint64_t *ret_id)
+{
+    struct writer w;
+    int r = writer_init(&w, load, disk);
+
+    if (r == 0)
+        r = scan(&w, note_id, ret_id);
+    free(w.buf);
+    return r < 0 ? r : 0;
+}
+
+int load_disk_adopt(const struct guest_load *load, unsigned int disk, char *ret_text, size_t text_size)
+{
+    struct replay p = {0};
+    int r = writer_init(&p.w, load, disk);
+
+    p.found = r == 0 ? calloc(p.w.blocks, sizeof(*p.found)) : NULL;
+    if (r == 0)
+        r = p.found ? scan(&p.w, note_found, &p) : -ENOMEM;
+    if (r == 0)
+        replay_search(&p);
+    if (r == -EIO)
+        (void)snprintf(ret_text, text_size, "disk %u cannot be read", disk);
+    if (r == 0 && p.best == UINT64_MAX) {
+        (void)snprintf(ret_text, text_size,
+                       "disk %u holds %llu blocks of this guest, but not as they were after any of its writes (looked at %llu)",
+                       disk, (unsigned long long)p.stamped, (unsigned long long)p.w.state->writes);
+        r = -EBADMSG;
+    } else if (r == 0) {
+        replay_to(&p, p.best);
+        (void)snprintf(ret_text, text_size, "disk %u goes on after write %llu", disk, (unsigned long long)p.best);
+    }
+    free(p.found);
+    free(p.w.buf);
     return r;
 }

@@ -80,6 +80,7 @@ struct guest_load {
     struct load_thread writers[GUEST_LOAD_DISKS_MAX];
     pthread_mutex_t lock; /* for `wake` only */
     pthread_cond_t wake;
+    unsigned int percent; /* of the rates */
     int stopping;
     int error;
     bool started;
@@ -127,7 +128,7 @@ void load_stamp_describe(const void *page, const struct load_stamp *want, char *
 
 void load_pace_start(struct load_pace *pace, uint64_t rate);
 /* Accounts for `bytes` that were done. */
-void load_pace_done(struct load_pace *pace, uint64_t bytes);
+void load_pace_done(const struct guest_load *load, struct load_pace *pace, uint64_t bytes);
 /* Waits until something is due, or until the load stops: false. */
 bool load_pace_wait(struct guest_load *load, struct load_pace *pace);
 
@@ -138,6 +139,10 @@ int load_ram_verify(const struct guest_load *load, char *ret_text, size_t text_s
 
 /* guest-load-disk.c */
 void *load_writer_run(void *thread);
+/* The id in a stamp of the disk; untouched when it has none. */
+int load_disk_id(const struct guest_load *load, unsigned int disk, uint64_t *ret_id);
+/* Makes the table and the writer's state what the disk holds (guest_load_adopt). */
+int load_disk_adopt(const struct guest_load *load, unsigned int disk, char *ret_text, size_t text_size);
 int load_disk_verify(const struct guest_load *load, unsigned int disk, char *ret_text, size_t text_size);
 
 #endif

@@ -92,7 +92,7 @@ void *load_dirtier_run(void *thread)
     load_pace_start(&pace, load->config.dirty_rate);
     while (load_pace_wait(load, &pace)) {
         walk_one(load, a);
-        load_pace_done(&pace, LOAD_PAGE);
+        load_pace_done(load, &pace, LOAD_PAGE);
     }
     return NULL;
 }

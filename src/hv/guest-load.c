@@ -120,10 +120,10 @@ void load_pace_start(struct load_pace *pace, uint64_t rate)
     pace->next = now_ns();
 }
 
-void load_pace_done(struct load_pace *pace, uint64_t bytes)
+void load_pace_done(const struct guest_load *load, struct load_pace *pace, uint64_t bytes)
 {
-    assert(bytes <= UINT64_MAX / SECOND_NS);
-    pace->next += bytes * SECOND_NS / pace->rate;
+    assert(bytes <= UINT64_MAX / SECOND_NS / 100);
+    pace->next += bytes * SECOND_NS / pace->rate * 100 / load_get(&load->percent);
 }
 
 static void wait_until(struct guest_load *load, uint64_t when)
@@ -202,9 +202,9 @@ static void attach(struct guest_load *load, void *ram)
     load->counts = (struct load_counts *)(void *)(load->ram + LOAD_PAGE);
 }
 
-int guest_load_format(void *ram, size_t ram_size, const struct guest_load_config *config)
+/* All but the pages that are walked. */
+static int format(struct guest_load *load, void *ram, size_t ram_size, const struct guest_load_config *config)
 {
-    struct guest_load load = {0};
     struct load_header header;
     int r;
 
@@ -214,9 +214,39 @@ int guest_load_format(void *ram, size_t ram_size, const struct guest_load_config
         return r;
     header.id = new_id();
     memcpy(ram, &header, sizeof(header));
-    attach(&load, ram);
-    load_ram_format(&load);
+    attach(load, ram);
     return 0;
+}
+
+int guest_load_format(void *ram, size_t ram_size, const struct guest_load_config *config)
+{
+    struct guest_load load = {0};
+    int r = format(&load, ram, ram_size, config);
+
+    if (r == 0)
+        load_ram_format(&load);
+    return r;
+}
+
+int guest_load_adopt(void *ram, size_t ram_size, const struct guest_load_config *config, char *ret_text,
+                     size_t text_size)
+{
+    struct guest_load load = {.config = *config};
+    int r = format(&load, ram, ram_size, config);
+    size_t used = 0;
+
+    ret_text[0] = '\0';
+    for (unsigned int i = 0; r == 0 && i < config->disk_count; i++)
+        r = load_disk_id(&load, i, &load.header->id);
+    if (r == 0)
+        load_ram_format(&load);
+    for (unsigned int i = 0; r == 0 && i < config->disk_count && used < text_size; i++) {
+        if (used && used + 2 < text_size)
+            used += (size_t)snprintf(ret_text + used, text_size - used, ", ");
+        r = load_disk_adopt(&load, i, ret_text + used, text_size - used);
+        used += strlen(ret_text + used);
+    }
+    return r;
 }
 
 static bool writers_are_sane(const struct guest_load *load)
@@ -268,6 +298,7 @@ int guest_load_open(struct guest_load **ret, void *ram, size_t ram_size,
         return -ENOMEM;
     attach(load, ram);
     load->config = *config;
+    load->percent = 100;
     r = writers_are_sane(load) ? init_locks(load) : -EINVAL;
     if (r < 0) {
         free(load);
@@ -356,6 +387,12 @@ void guest_load_stats(struct guest_load *load, struct guest_load_stats *ret)
 uint64_t guest_load_heartbeat(struct guest_load *load)
 {
     return __atomic_add_fetch(&load->counts->heartbeats, 1, __ATOMIC_RELAXED);
+}
+
+void guest_load_throttle(struct guest_load *load, unsigned int percent)
+{
+    assert(percent >= 1 && percent <= 100);
+    load_put(&load->percent, percent);
 }
 
 int guest_load_error(struct guest_load *load)

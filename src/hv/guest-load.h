@@ -43,6 +43,11 @@ struct guest_load;
  * Then everything is as after a stop at lap 0, nothing written. */
 int guest_load_format(void *ram, size_t ram_size, const struct guest_load_config *config);
 
+/* As format, for disks that a load of these sizes and rates wrote to until its RAM was lost: goes on from what they hold. Every
+ * disk must hold exactly what its writer had written at one moment (the operation under way then in part, or not): -EBADMSG: it
+ * does not, and ret_text says what is wrong; else it says at which write each disk is. -EIO: a disk could not be read. */
+int guest_load_adopt(void *ram, size_t ram_size, const struct guest_load_config *config, char *ret_text, size_t text_size);
+
 /* Opens formatted RAM, fresh or copied from elsewhere. Rates are taken from `config` (the disks' sizes must be those in RAM:
  * -EINVAL). No thread runs yet. */
 int guest_load_open(struct guest_load **ret, void *ram, size_t ram_size, const struct guest_load_config *config);
@@ -66,6 +71,9 @@ void guest_load_stats(struct guest_load *load, struct guest_load_stats *ret);
 
 /* Counts one heartbeat and returns the count. */
 uint64_t guest_load_heartbeat(struct guest_load *load);
+
+/* Lets the threads do `percent` (1 to 100) of what their rates allow from here on. */
+void guest_load_throttle(struct guest_load *load, unsigned int percent);
 
 /* The first error of a writer thread, 0: none. */
 int guest_load_error(struct guest_load *load);

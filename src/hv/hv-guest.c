@@ -122,6 +122,8 @@ static int disk_from_json(struct hv_disk *d, const json_t *json, struct err *err
 
 static int disks_from_json(struct hv_guest *g, const json_t *disks, struct err *err)
 {
+    uint64_t left = GUEST_DISK_MAX; /* of all together: whoever sums them up need not fear */
+
     if (!json_is_array(disks) || json_array_size(disks) > HV_DISKS_MAX)
         return err_set(err, -EPROTO, "'disks' must be a list of at most %d", HV_DISKS_MAX);
     for (size_t i = 0; i < json_array_size(disks); i++) {
@@ -129,6 +131,10 @@ static int disks_from_json(struct hv_guest *g, const json_t *disks, struct err *
 
         if (r < 0)
             return err_prefix(err, r, "disk %zu", i);
+        if (g->disks[i].size > left)
+            return err_set(err, -EPROTO, "the disks are larger than %llu octets together",
+                           (unsigned long long)GUEST_DISK_MAX);
+        left -= g->disks[i].size;
         for (size_t j = 0; j < i; j++)
             if (strcmp(g->disks[j].vbd, g->disks[i].vbd) == 0)
                 return err_set(err, -EPROTO, "disk %zu: '%s' is there twice", i, g->disks[i].vbd);

@@ -83,6 +83,12 @@ static int none_log_dirty_take(struct hv_source *s, struct bitmap *dirty, uint64
     return err_set(err, -ENOTSUP, "a disk has no memory");
 }
 
+static int none_throttle(struct hv_source *s, unsigned int percent, struct err *err)
+{
+    (void)s, (void)percent;
+    return err_set(err, -ENOTSUP, "a disk without a guest cannot be slowed down: --on-timeout=throttle needs a guest");
+}
+
 static void *stop_thread(void *data)
 {
     struct none_source *n = data;
@@ -144,6 +150,7 @@ static const struct hv_source_ops none_source_ops = {
     .memory_begin = none_memory_begin,
     .policy_answer = none_policy_answer,
     .log_dirty_take = none_log_dirty_take,
+    .throttle = none_throttle,
     .suspend = none_suspend,
     .resume = none_resume,
     .set_aside = none_nothing,

@@ -19,7 +19,11 @@ void proc_link_init(struct proc_link *l);
 void proc_link_finish(struct proc_link *l);
 /* Once `sock` is there. */
 int proc_link_watch(struct proc_link *l, struct err *err);
+/* Starts a guest's process (PROC_EMPTY) and connects to it, as its mover. */
+int proc_link_spawn(struct proc_link *l, struct err *err);
 void proc_link_queue(struct proc_link *l, enum hv_event_kind kind, uint64_t duration_ns);
+/* Drops an event that waits. */
+void proc_link_forget(struct proc_link *l);
 int proc_link_next_event(struct proc_link *l, struct hv_event *ret, struct err *err);
 
 /* A command without arguments; *ret is the answer's member `number`, when that is not NULL. */

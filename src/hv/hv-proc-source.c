@@ -137,6 +137,13 @@ static int source_log_dirty_take(struct hv_source *s, struct bitmap *dirty, uint
     return r;
 }
 
+static int source_throttle(struct hv_source *s, unsigned int percent, struct err *err)
+{
+    return proc_client_call(source_of(s)->link.sock,
+                            json_pack("{s:s, s:i}", "command", "throttle", "percent", (int)percent),
+                            NULL, NULL, err);
+}
+
 static int source_suspend(struct hv_source *s, struct err *err)
 {
     struct proc_source *p = source_of(s);
@@ -160,6 +167,7 @@ static int source_resume(struct hv_source *s, struct err *err)
     r = proc_link_command(&p->link, "resume", NULL, NULL, err);
     if (r == 0)
         p->moving = p->kept = false;
+    proc_link_forget(&p->link);
     return r;
 }
 
@@ -207,6 +215,7 @@ static const struct hv_source_ops source_ops = {
     .memory_begin = source_memory_begin,
     .policy_answer = source_policy_answer,
     .log_dirty_take = source_log_dirty_take,
+    .throttle = source_throttle,
     .suspend = source_suspend,
     .resume = source_resume,
     .set_aside = source_set_aside,

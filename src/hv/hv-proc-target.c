@@ -16,8 +16,6 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#define INCOMING_FD 3 /* the guest's end of its control socket */
-
 struct proc_target {
     struct hv_target base;
     struct proc_link link;
@@ -80,54 +78,6 @@ static int target_check(struct hv_target *t, struct err *err)
     return r;
 }
 
-/* In the child of a child, so that nobody waits for it: it outlives us. Calls only what is safe
- * after a fork of many threads. */
-static _Noreturn void exec_incoming(int sock)
-{
-    char *const argv[] = {(char *)"xmotion", (char *)"guest", (char *)"incoming", (char *)"3",
-                          NULL};
-    int null = open("/dev/null", O_RDWR);
-    sigset_t none;
-    pid_t pid;
-
-    (void)setsid();
-    pid = fork();
-    if (pid != 0)
-        _exit(pid < 0 ? 1 : 0);
-    (void)sigemptyset(&none);
-    (void)sigprocmask(SIG_SETMASK, &none, NULL);
-    if (dup2(sock, INCOMING_FD) < 0 || (sock == INCOMING_FD && fcntl(sock, F_SETFD, 0) < 0))
-        _exit(126);
-    for (int fd = 0; fd <= 2 && null >= 0;
-         fd++) /* who waits for the end of our output must not wait for the guest */
-        (void)dup2(null, fd);
-    (void)syscall(SYS_close_range, INCOMING_FD + 1, ~0U, 0);
-    (void)execv("/proc/self/exe", argv);
-    _exit(127);
-}
-
-static int spawn(struct proc_target *p, struct err *err)
-{
-    CLEANUP_CLOSE int theirs = -1;
-    int pair[2], status;
-    pid_t pid;
-
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-        return err_errno(err, -errno, "socketpair");
-    p->link.sock = pair[0];
-    theirs = pair[1];
-    if (theirs <= 2) /* our own standard streams are closed */
-        return err_set(err, -EBADF, "standard input, output or error is closed");
-    pid = fork();
-    if (pid < 0)
-        return err_errno(err, -errno, "fork");
-    if (pid == 0)
-        exec_incoming(theirs);
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        ;
-    return proc_link_watch(&p->link, err);
-}
-
 static json_t *build_request(const struct proc_target *p, const char *const *disk_paths)
 {
     json_t *paths = json_array();
@@ -138,6 +88,16 @@ static json_t *build_request(const struct proc_target *p, const char *const *dis
                      "paths", paths);
 }
 
+/* What was destroyed before. */
+static void forget(struct proc_target *p)
+{
+    assert(p->link.sock < 0 || p->link.expect_end);
+    proc_link_finish(&p->link);
+    if (p->ram)
+        (void)munmap(p->ram, p->guest.memory);
+    p->ram = NULL;
+}
+
 static int target_memory_begin(struct hv_target *t, const char *const *disk_paths, int *ret_fd,
                                uint8_t **ret_memory, struct err *err)
 {
@@ -146,8 +106,8 @@ static int target_memory_begin(struct hv_target *t, const char *const *disk_path
     void *map;
     int r;
 
-    assert(p->link.sock < 0);
-    r = spawn(p, err);
+    forget(p);
+    r = proc_link_spawn(&p->link, err);
     if (r == 0)
         r = proc_client_call(p->link.sock, build_request(p, disk_paths), NULL, &ram_fd, err);
     if (r == 0)
@@ -205,6 +165,7 @@ static int target_destroy(struct hv_target *t, struct err *err)
     if (r < 0 && r != -ECONNRESET)
         return r;
     p->link.expect_end = true;
+    proc_link_forget(&p->link);
     p->runs = false;
     return 0;
 }

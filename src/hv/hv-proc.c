@@ -51,6 +51,15 @@ void proc_link_queue(struct proc_link *l, enum hv_event_kind kind, uint64_t dura
     (void)!write(l->queued, &one, sizeof(one));
 }
 
+void proc_link_forget(struct proc_link *l)
+{
+    uint64_t n;
+
+    if (l->has_event)
+        (void)!read(l->queued, &n, sizeof(n));
+    l->has_event = false;
+}
+
 /* The guest never speaks unasked: a readable socket is its end. */
 static bool link_ended(const struct proc_link *l)
 {

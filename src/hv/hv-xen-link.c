@@ -140,6 +140,20 @@ static bool take_kept(struct agent_link *l, struct hv_event *ret)
     return true;
 }
 
+void agent_link_forget(struct agent_link *l)
+{
+    size_t i = 0;
+
+    while (i < json_array_size(l->events)) {
+        const char *name = json_string_value(json_object_get(json_array_get(l->events, i), "event"));
+
+        if (name && !strcmp(name, "gone"))
+            i++;
+        else
+            (void)json_array_remove(l->events, i);
+    }
+}
+
 int agent_link_event(struct agent_link *l, struct hv_event *ret, struct err *err)
 {
     json_t *message = NULL;

@@ -27,4 +27,7 @@ int agent_link_do(struct agent_link *l, const char *what, int timeout_ms, struct
 /* As next_event of hv.h. An agent that is gone is told once, as HV_FAILED. */
 int agent_link_event(struct agent_link *l, struct hv_event *ret, struct err *err);
 
+/* Forgets the events that wait, but the guest's end. */
+void agent_link_forget(struct agent_link *l);
+
 #endif

@@ -81,43 +81,6 @@ static int make_pipe(int pipe_fds[2], struct err *err)
     return 0;
 }
 
-static int source_memory_begin(struct hv_source *s, int *ret_fd, const uint8_t **ret_memory,
-                               struct err *err)
-{
-    int pipe_fds[2], rc = make_pipe(pipe_fds, err);
-
-    if (rc)
-        return rc;
-    rc = agent_link_ask(&source_of(s)->link, json_pack("{s:s}", "do", "save"), pipe_fds[1],
-                        SHORT_MS, NULL, err);
-    close(pipe_fds[1]);
-    if (rc)
-        close(pipe_fds[0]);
-    else
-        *ret_fd = pipe_fds[0];
-    return rc;
-}
-
-static int source_policy_answer(struct hv_source *s, enum hv_policy answer, struct err *err)
-{
-    json_t *message = json_pack("{s:s,s:i}", "do", "policy", "answer", (int)answer);
-    int rc = agent_send(source_of(s)->link.sock, message, -1, err);
-
-    json_decref(message);
-    return rc;
-}
-
-static int source_log_dirty_take(struct hv_source *s, struct bitmap *dirty, uint64_t *ret_pages,
-                                 struct err *err)
-{
-    return err_set(err, -ENOTSUP, "libxenguest tracks a Xen domain's memory");
-}
-
-static int source_suspend(struct hv_source *s, struct err *err)
-{
-    return err_set(err, -ENOTSUP, "a Xen domain is suspended when its policy says stop");
-}
-
 /* Device paths do not travel, so hv_guest_from_json does not read them. */
 static int read_guest(struct hv_guest *ret, const json_t *json, struct err *err)
 {
@@ -162,6 +125,52 @@ static int find_again(struct xen_source *s, struct err *err)
     return rc;
 }
 
+static int source_memory_begin(struct hv_source *s, int *ret_fd, const uint8_t **ret_memory,
+                               struct err *err)
+{
+    int pipe_fds[2], rc = find_again(source_of(s), err);
+
+    if (!rc)
+        rc = make_pipe(pipe_fds, err);
+    if (rc)
+        return rc;
+    rc = agent_link_ask(&source_of(s)->link, json_pack("{s:s}", "do", "save"), pipe_fds[1],
+                        SHORT_MS, NULL, err);
+    close(pipe_fds[1]);
+    if (rc)
+        close(pipe_fds[0]);
+    else
+        *ret_fd = pipe_fds[0];
+    return rc;
+}
+
+static int source_policy_answer(struct hv_source *s, enum hv_policy answer, struct err *err)
+{
+    json_t *message = json_pack("{s:s,s:i}", "do", "policy", "answer", (int)answer);
+    int rc = agent_send(source_of(s)->link.sock, message, -1, err);
+
+    json_decref(message);
+    return rc;
+}
+
+static int source_log_dirty_take(struct hv_source *s, struct bitmap *dirty, uint64_t *ret_pages,
+                                 struct err *err)
+{
+    return err_set(err, -ENOTSUP, "libxenguest tracks a Xen domain's memory");
+}
+
+static int source_throttle(struct hv_source *s, unsigned int percent, struct err *err)
+{
+    return agent_link_ask(&source_of(s)->link,
+                          json_pack("{s:s,s:i}", "do", "throttle", "percent", (int)percent), -1,
+                          SHORT_MS, NULL, err);
+}
+
+static int source_suspend(struct hv_source *s, struct err *err)
+{
+    return err_set(err, -ENOTSUP, "a Xen domain is suspended when its policy says stop");
+}
+
 static int source_resume(struct hv_source *s, struct err *err)
 {
     int rc = find_again(source_of(s), err);
@@ -170,6 +179,7 @@ static int source_resume(struct hv_source *s, struct err *err)
         rc = agent_link_do(&source_of(s)->link, "resume", RESUME_MS, err);
     if (rc == -ECONNRESET && !find_again(source_of(s), err))
         rc = agent_link_do(&source_of(s)->link, "resume", RESUME_MS, err);
+    agent_link_forget(&source_of(s)->link); /* of the save that has ended */
     if (!rc)
         source_of(s)->aside = false;
     return rc;
@@ -207,6 +217,7 @@ static const struct hv_source_ops xen_source_ops = {
     .memory_begin = source_memory_begin,
     .policy_answer = source_policy_answer,
     .log_dirty_take = source_log_dirty_take,
+    .throttle = source_throttle,
     .suspend = source_suspend,
     .resume = source_resume,
     .set_aside = source_set_aside,
@@ -343,7 +354,12 @@ static int target_destroy(struct hv_target *t, struct err *err)
 {
     int rc = agent_link_do(&target_of(t)->link, "target-destroy", CHANGE_MS, err);
 
-    return rc && target_of(t)->link.lost ? destroy_left(target_of(t), err) : rc;
+    if (rc && target_of(t)->link.lost)
+        rc = destroy_left(target_of(t), err);
+    agent_link_forget(&target_of(t)->link);
+    if (!rc)
+        target_of(t)->building = false;
+    return rc;
 }
 
 /* The agent destroys what it built when it sees the socket's end; a guest that runs keeps it as its

@@ -89,10 +89,14 @@ struct hv_source_ops {
     int (*policy_answer)(struct hv_source *s, enum hv_policy answer, struct err *err);
     /* MAPPED: marks pages written since the last call (or since memory_begin) in `dirty`. */
     int (*log_dirty_take)(struct hv_source *s, struct bitmap *dirty, uint64_t *ret_pages, struct err *err);
+    /* Lets the guest have `percent` (1 to 100) of the processor time it could have before; 100 puts back what was set before the
+     * first call, as do close, the end of this process, and hv_recover_resume. -ENOTSUP where nothing can be capped. */
+    int (*throttle)(struct hv_source *s, unsigned int percent, struct err *err);
     /* MAPPED and NONE: suspends now (HV_SUSPENDED follows). NONE runs --stop-command. */
     int (*suspend)(struct hv_source *s, struct err *err);
     /* Before GO: ends saving wherever it is and lets the guest run on under its own name. Waits until it does: 0, or what is
-     * true of the guest now. Idempotent; safe in every state. */
+     * true of the guest now. Idempotent; safe in every state. memory_begin may follow: then all begins anew, and events of
+     * the save that was ended do not come any more. */
     int (*resume)(struct hv_source *s, struct err *err);
     /* Saved: sets the source's guest aside under the name NAME--moved, so that NAME is free. The last step before GO: from
      * here on nothing (close, a dying process) resumes it by itself, only `resume`, for whoever knows that the target has
@@ -127,7 +131,7 @@ struct hv_target_ops {
     /* After run: waits until the guest has connected its devices again, so that its clients reach it; *ret_ns: how long that
      * took since run. -ETIMEDOUT after `timeout_ns` (the guest runs all the same). */
     int (*settle)(struct hv_target *t, uint64_t timeout_ns, uint64_t *ret_ns, struct err *err);
-    /* Destroys what was built. Idempotent. After it the guest does not exist here. */
+    /* Destroys what was built. Idempotent. After it the guest does not exist here, and memory_begin may be called again. */
     int (*destroy)(struct hv_target *t, struct err *err);
     /* Forgets the target; the guest runs on if `run` succeeded, and is destroyed otherwise. */
     void (*close)(struct hv_target *t);
@@ -153,8 +157,7 @@ int hv_target_open_xen(struct hv_target **ret, const struct hv_guest *guest, str
 int hv_target_open_proc(struct hv_target **ret, const struct hv_guest *guest, struct err *err);
 int hv_target_open_none(struct hv_target **ret, const struct hv_guest *guest, struct err *err);
 
-/* Destroys what a receiver that died may have left half-made of a guest of this kind and name (NAME--incoming). 0 when
- * nothing is left, -EBUSY when it does not go away. */
+/* hv_recover_destroy_incoming (hv-recover.h) by its older name. */
 int hv_target_destroy_left(const char *kind, const char *name, struct err *err);
 
 /* The part of a guest that travels in PREPARE; paths stay at home. */

@@ -39,18 +39,21 @@ static json_t *describe_disk(const struct proc_guest *g, unsigned int i)
 
 json_t *proc_control_describe(const struct proc_guest *g)
 {
-    json_t *disks = json_array();
+    json_t *disks = json_array(), *sizes = json_array();
 
-    for (unsigned int i = 0; i < g->load_config.disk_count; i++)
+    for (unsigned int i = 0; i < g->load_config.disk_count; i++) {
         (void)json_array_append_new(disks, describe_disk(g, i));
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:i, s:s, s:i, s:b, s:o, s:{s:I, s:I, s:i}}",
+        (void)json_array_append_new(sizes, json_integer((json_int_t)g->load_config.disks[i].size));
+    }
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:i, s:s, s:i, s:b, s:o, s:{s:I, s:I, s:i, s:s, s:I, s:o}}",
                      "kind", "proc", "name", g->listed, "own_name", g->name, "uuid", g->uuid,
                      "state", proc_state_name(g->state), "memory", (json_int_t)g->ram_size, "pid",
                      (int)getpid(), "tracking", proc_dirty_name(&g->dirty), "heartbeat_port",
                      (int)g->heartbeat_port, "moving", g->mover >= 0, "disks", disks, "config",
                      "dirty_rate", (json_int_t)g->load_config.dirty_rate, "write_rate",
                      (json_int_t)g->load_config.write_rate, "heartbeat_port",
-                     (int)g->heartbeat_port);
+                     (int)g->heartbeat_port, "uuid", g->uuid, "memory", (json_int_t)g->ram_size,
+                     "disk_sizes", sizes);
 }
 
 static int run_describe(struct proc_guest *g, int client, const json_t *request, struct answer *a,
@@ -163,6 +166,29 @@ static int run_destroy(struct proc_guest *g, int client, const json_t *request, 
     return 0;
 }
 
+/* Paths of a request, borrowed from it. */
+static int read_paths(const json_t *list, unsigned int count, const char **ret, struct err *err)
+{
+    if (count > GUEST_LOAD_DISKS_MAX || json_array_size(list) != count)
+        return err_set(err, -EPROTO, "%zu paths for %u disks, of at most %d", json_array_size(list),
+                       count, GUEST_LOAD_DISKS_MAX);
+    for (unsigned int i = 0; i < count; i++) {
+        ret[i] = json_string_value(json_array_get(list, i));
+        if (!ret[i])
+            return err_set(err, -EPROTO, "path %u is no text", i);
+    }
+    return 0;
+}
+
+/* What failed half-way is not tried again: its parts are there. */
+static int begin_once(struct proc_guest *g, struct err *err)
+{
+    if (g->state != PROC_EMPTY || g->begun)
+        return err_set(err, -EINVAL, "the guest is %s", g->state == PROC_EMPTY ? "half built" : proc_state_name(g->state));
+    g->begun = true;
+    return 0;
+}
+
 /* Builds what {"guest": {...}, "paths": [...]} says; checked by hv_guest_from_json, as a peer wrote
  * it. */
 static int run_build(struct proc_guest *g, int client, const json_t *request, struct answer *a,
@@ -173,23 +199,55 @@ static int run_build(struct proc_guest *g, int client, const json_t *request, st
     struct hv_guest guest;
     int r;
 
-    if (g->state != PROC_EMPTY)
-        return err_set(err, -EINVAL, "the guest is %s", proc_state_name(g->state));
+    r = begin_once(g, err);
+    if (r < 0)
+        return r;
     r = hv_guest_from_json(&guest, json_object_get(request, "guest"), err);
     if (r < 0)
         return r;
-    if (guest.disk_count > GUEST_LOAD_DISKS_MAX || json_array_size(list) != guest.disk_count)
-        r = err_set(err, -EPROTO, "%zu paths for %u disks, of at most %d", json_array_size(list),
-                    guest.disk_count, GUEST_LOAD_DISKS_MAX);
-    for (unsigned int i = 0; r == 0 && i < guest.disk_count; i++) {
-        paths[i] = json_string_value(json_array_get(list, i));
-        if (!paths[i])
-            r = err_set(err, -EPROTO, "path %u is no text", i);
-    }
+    r = read_paths(list, guest.disk_count, paths, err);
     if (r == 0)
         r = proc_guest_build(g, &guest, paths, err);
     hv_guest_finish(&guest);
     a->fd = r == 0 ? g->ram_fd : -1;
+    return r;
+}
+
+/* Throttling ends with the connection of who asked for it. */
+static int run_throttle(struct proc_guest *g, int client, const json_t *request, struct answer *a,
+                        struct err *err)
+{
+    json_int_t percent = json_integer_value(json_object_get(request, "percent"));
+
+    if (percent < 1 || percent > 100)
+        return err_set(err, -EINVAL, "a guest cannot have %lld%% of its processors",
+                       (long long)percent);
+    if (!g->load)
+        return err_set(err, -EINVAL, "the guest is %s", proc_state_name(g->state));
+    guest_load_throttle(g->load, (unsigned int)percent);
+    g->throttler = percent < 100 ? client : -1;
+    return 0;
+}
+
+/* {"name": TEXT, "config": {...}, "paths": [...]}: as after a power loss of its host. */
+static int run_start(struct proc_guest *g, int client, const json_t *request, struct answer *a,
+                     struct err *err)
+{
+    const char *name = json_string_value(json_object_get(request, "name"));
+    const json_t *config = json_object_get(request, "config");
+    const json_t *list = json_object_get(request, "paths");
+    const char *paths[GUEST_LOAD_DISKS_MAX] = {NULL};
+    int r;
+
+    r = begin_once(g, err);
+    if (r < 0)
+        return r;
+    r = read_paths(list, (unsigned int)json_array_size(list), paths, err);
+    if (r == 0)
+        r = proc_guest_start_anew(g, name ? name : "", config, paths,
+                                  (unsigned int)json_array_size(list), err);
+    if (r == 0)
+        g->mover = -1;
     return r;
 }
 
@@ -225,6 +283,7 @@ static const struct command {
     {"set_aside", MOVER, run_set_aside},      {"resume", MOVER_IF_ANY, run_resume},
     {"destroy", MOVER_IF_ANY, run_destroy},   {"build", MOVER, run_build},
     {"complete", MOVER, run_complete},        {"run", MOVER, run_go},
+    {"start", MOVER, run_start},              {"throttle", MOVER_IF_ANY, run_throttle},
 };
 
 static const struct command *find_command(const char *name)
@@ -268,6 +327,10 @@ static void drop_client(struct proc_guest *g, int client)
         if (g->clients[i] == client)
             g->clients[i] = -1;
     (void)close(client);
+    if (client == g->throttler && g->load)
+        guest_load_throttle(g->load, 100);
+    if (client == g->throttler)
+        g->throttler = -1;
     if (client != g->mover)
         return;
     g->mover = -1;

@@ -104,7 +104,9 @@ struct proc_guest {
     int signals;
     int clients[PROC_CLIENTS_MAX]; /* -1: free */
     int mover;                     /* one of them; -1: none */
+    int throttler;                 /* the one that slowed the load down; -1: none */
     bool incoming;
+    bool begun; /* incoming: building or starting it was tried */
 };
 
 const char *proc_state_name(enum proc_state state);
@@ -116,6 +118,9 @@ int proc_guest_create(struct proc_guest *g, const struct proc_guest_config *conf
 int proc_guest_build(struct proc_guest *g, const struct hv_guest *guest, const char *const *paths, struct err *err);
 int proc_guest_complete(struct proc_guest *g, struct err *err);
 int proc_guest_go(struct proc_guest *g, struct err *err);
+/* As a host's restart does: RAM is new, the disks' log goes on from what they hold. `config` is describe's. */
+int proc_guest_start_anew(struct proc_guest *g, const char *name, const json_t *config, const char *const *paths,
+                          unsigned int count, struct err *err);
 int proc_guest_log_dirty(struct proc_guest *g, uint64_t *ret_pages, struct err *err);
 int proc_guest_suspend(struct proc_guest *g, struct err *err);
 int proc_guest_resume(struct proc_guest *g, struct err *err);

@@ -36,7 +36,7 @@ void proc_guest_init(struct proc_guest *g)
 {
     memset(g, 0, sizeof(*g));
     g->state = PROC_EMPTY;
-    g->ram_fd = g->listener = g->signals = g->mover = -1;
+    g->ram_fd = g->listener = g->signals = g->mover = g->throttler = -1;
     for (int i = 0; i < PROC_CLIENTS_MAX; i++)
         g->clients[i] = -1;
     g->dirty = (struct proc_dirty){.uffd = -1, .pagemap = -1, .bitmap_fd = -1};
@@ -206,6 +206,13 @@ static uint64_t config_number(const json_t *config, const char *key, json_int_t 
     return n < 0 || n > most ? 0 : (uint64_t)n;
 }
 
+static void read_rates(struct proc_guest *g, const json_t *config)
+{
+    g->heartbeat_port = (uint16_t)config_number(config, "heartbeat_port", UINT16_MAX);
+    g->load_config.dirty_rate = config_number(config, "dirty_rate", RATE_MAX);
+    g->load_config.write_rate = config_number(config, "write_rate", RATE_MAX);
+}
+
 int proc_guest_build(struct proc_guest *g, const struct hv_guest *guest, const char *const *paths,
                      struct err *err)
 {
@@ -218,9 +225,7 @@ int proc_guest_build(struct proc_guest *g, const struct hv_guest *guest, const c
         return r;
     memcpy(g->name, guest->name, sizeof(g->name));
     memcpy(g->uuid, guest->uuid, sizeof(g->uuid));
-    g->heartbeat_port = (uint16_t)config_number(guest->config, "heartbeat_port", UINT16_MAX);
-    g->load_config.dirty_rate = config_number(guest->config, "dirty_rate", RATE_MAX);
-    g->load_config.write_rate = config_number(guest->config, "write_rate", RATE_MAX);
+    read_rates(g, guest->config);
     for (unsigned int i = 0; i < guest->disk_count && i < GUEST_LOAD_DISKS_MAX; i++)
         g->disk_sizes[i] = guest->disks[i].size;
     (void)snprintf(name, sizeof(name), "%.*s%s", PROC_GUEST_NAME_MAX, g->name, PROC_INCOMING);
@@ -267,6 +272,53 @@ int proc_guest_go(struct proc_guest *g, struct err *err)
         r = let_run(g, err);
     if (r == 0)
         g->incoming = false; /* it outlives whoever brought it */
+    return r;
+}
+
+/* Starting anew */
+
+static int read_config(struct proc_guest *g, const json_t *config, unsigned int disks, struct err *err)
+{
+    const json_t *sizes = json_object_get(config, "disk_sizes");
+    const char *uuid = json_string_value(json_object_get(config, "uuid"));
+
+    if (!uuid || strlen(uuid) >= sizeof(g->uuid) || json_array_size(sizes) != disks)
+        return err_set(err, -EPROTO, "the guest's configuration has no uuid, or not the size of each of its %u disks", disks);
+    memcpy(g->uuid, uuid, strlen(uuid) + 1);
+    read_rates(g, config);
+    for (unsigned int i = 0; i < disks && i < GUEST_LOAD_DISKS_MAX; i++)
+        g->disk_sizes[i] = (uint64_t)json_integer_value(json_array_get(sizes, i));
+    return 0;
+}
+
+int proc_guest_start_anew(struct proc_guest *g, const char *name, const json_t *config, const char *const *paths,
+                          unsigned int count, struct err *err)
+{
+    char text[300] = "";
+    int r;
+
+    assert(g->state == PROC_EMPTY);
+    r = proc_name_check(name, err);
+    if (r == 0)
+        r = read_config(g, config, count, err);
+    if (r < 0)
+        return r;
+    (void)snprintf(g->name, sizeof(g->name), "%s", name);
+    r = open_disks(g, paths, count, err);
+    if (r == 0)
+        r = make_ram(g, config_number(config, "memory", INT64_MAX), err);
+    if (r < 0)
+        return r;
+    r = guest_load_adopt(g->ram, g->ram_size, &g->load_config, text, sizeof(text));
+    if (r < 0)
+        return err_set(err, r, "the guest does not find what it wrote to its disks: %s", text);
+    r = open_load(g, err);
+    if (r == 0)
+        r = take_name(g, g->name, err);
+    if (r == 0)
+        r = let_run(g, err);
+    if (r == 0)
+        g->incoming = false;
     return r;
 }
 

@@ -6,7 +6,9 @@
  *   {"command": "memory_begin"}   the client becomes the mover: RAM comes with the answer, the dirty bitmap with a second
  *   {"command": "log_dirty_take" | "suspend" | "set_aside"}   mover only
  *   {"command": "resume" | "destroy"}                         the mover, or anybody while there is none
+ *   {"command": "throttle", "percent": N}                     the same; ends with the connection
  *   {"command": "build", "guest": {...}, "paths": [...]}, then "complete", "run"     incoming guests only
+ *   {"command": "start", "name": TEXT, "config": {...}, "paths": [...]}             a new process only: starts from its disks
  *
  * When the mover goes away without a word, a guest at the source goes on running (one set aside stays as it is: its copy may run
  * already, and a person or `recover` decides), and an incoming one that does not run yet destroys itself. */

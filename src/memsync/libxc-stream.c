@@ -39,7 +39,9 @@
 #define RECORD_HEADER_SIZE 8u
 #define RECORD_OPTIONAL    0x80000000u
 #define PAGES_HEADER_SIZE  8u
+#ifndef READ_STEP
 #define READ_STEP          (1u << 20)
+#endif
 
 struct reader {
     int fd;

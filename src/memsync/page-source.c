@@ -334,7 +334,7 @@ static void end_round_if_done(struct page_source *p)
     uint64_t first;
 
     pthread_mutex_lock(&p->lock);
-    if (p->round && p->in_flight == 0 && !bitmap_next_run(p->round, p->round_cursor, 1, &first)) {
+    if (p->round && !p->cancelled && p->in_flight == 0 && !bitmap_next_run(p->round, p->round_cursor, 1, &first)) {
         p->round = NULL;
         done = true;
     }

@@ -62,9 +62,49 @@ enum precopy_decision precopy_decide(const struct precopy_stats *s, const struct
         return PRECOPY_STOP;
     if (late && l->on_timeout == PRECOPY_TIMEOUT_ABORT)
         return PRECOPY_ABORT;
-    if (late && s->disk_tail_ns != UINT64_MAX && s->round > 0)
+    if (late && l->on_timeout == PRECOPY_TIMEOUT_STOP && s->disk_tail_ns != UINT64_MAX && s->round > 0)
         return PRECOPY_STOP;
     if (s->round > 0 && s->dirty_pages >= 0 && s->dirty_pages < FEW_PAGES)
         return PRECOPY_WAIT;
+    return PRECOPY_CONTINUE;
+}
+
+/* A step shows in the second round after it; where rounds are long, or held up by the disks, time must do. */
+#define STEP_TIME       (5 * NS_PER_SEC)
+#define STEP_ROUNDS     2
+#define STEP_TIME_MOST  (30 * NS_PER_SEC)
+#define LEAST_TIME      (60 * NS_PER_SEC)
+
+static const unsigned int steps[] = {80, 60, 40, 20, PRECOPY_THROTTLE_LEAST};
+
+static bool had_its_time(const struct precopy_stats *s, const struct precopy_throttle *t)
+{
+    uint64_t time = s->elapsed_ns - t->since_ns;
+
+    if (!t->percent)
+        return true;
+    return time >= STEP_TIME_MOST ||
+           (time >= STEP_TIME && (s->round == 0 || s->round - t->since_round >= STEP_ROUNDS));
+}
+
+static unsigned int next_step(unsigned int percent)
+{
+    for (unsigned int i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
+        if (!percent || steps[i] < percent)
+            return steps[i];
+    return 0;
+}
+
+enum precopy_decision precopy_throttle(const struct precopy_stats *s, const struct precopy_limits *l,
+                                       struct precopy_throttle *t)
+{
+    if (l->on_timeout != PRECOPY_TIMEOUT_THROTTLE || !l->timeout_ns || s->elapsed_ns < l->timeout_ns)
+        return PRECOPY_CONTINUE;
+    if (s->disk_tail_ns == UINT64_MAX) /* in bulk: it is the link that takes its time, not the guest */
+        return PRECOPY_CONTINUE;
+    if (t->percent == PRECOPY_THROTTLE_LEAST)
+        return s->elapsed_ns - t->since_ns >= LEAST_TIME ? PRECOPY_ABORT : PRECOPY_CONTINUE;
+    if (had_its_time(s, t))
+        *t = (struct precopy_throttle){next_step(t->percent), s->elapsed_ns, s->round};
     return PRECOPY_CONTINUE;
 }

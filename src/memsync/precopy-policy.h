@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum precopy_on_timeout { PRECOPY_TIMEOUT_ABORT, PRECOPY_TIMEOUT_STOP };
+enum precopy_on_timeout { PRECOPY_TIMEOUT_ABORT, PRECOPY_TIMEOUT_STOP, PRECOPY_TIMEOUT_THROTTLE };
 
 struct precopy_stats {
     unsigned int round;           /* rounds that were begun */
@@ -36,5 +36,21 @@ const char *precopy_decision_name(enum precopy_decision d);
 /* *ret_tail_ns: the predicted stop (never more than UINT64_MAX), whatever is decided. */
 enum precopy_decision precopy_decide(const struct precopy_stats *s, const struct precopy_limits *l,
                                      uint64_t *ret_tail_ns);
+
+/* PRECOPY_TIMEOUT_THROTTLE: late, the guest gets less and less processor time until the stop fits. Who asked for this wants the move
+ * and the downtime, and a slow guest for a while; so when the least share does not help the migration is given up, and the guest
+ * gets all back: a stop longer than was allowed is what PRECOPY_TIMEOUT_STOP is for. */
+struct precopy_throttle {
+    unsigned int percent; /* of its processor time the guest has now; 0: all, nothing was done yet */
+    uint64_t since_ns;    /* elapsed_ns of the last step */
+    unsigned int since_round;
+};
+
+#define PRECOPY_THROTTLE_LEAST 10u /* percent */
+
+/* To be asked whenever precopy_decide says CONTINUE or WAIT (also while only disks are copied: round 0). Changes *t when it is time
+ * for the next step: the caller gives the guest t->percent then. PRECOPY_ABORT: the least share has not helped for a minute. */
+enum precopy_decision precopy_throttle(const struct precopy_stats *s, const struct precopy_limits *l,
+                                       struct precopy_throttle *t);
 
 #endif

@@ -5,7 +5,9 @@
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/fault.h"
 #include "base/fdio.h"
+#include "mirror/in-use.h"
 
 #include <assert.h>
 #include <fcntl.h>
@@ -37,6 +39,9 @@ static int file_pread(struct blockdev *b, void *buf, size_t len, uint64_t offset
     int r;
 
     assert(offset <= b->size && len <= b->size - offset);
+    r = fault_point("disk.read", err);
+    if (r < 0)
+        return err_prefix(err, r, "%s", f->path);
     r = fd_pread_full(f->fd, buf, len, offset);
     return r < 0 ? err_errno(err, r, "%s: reading %zu octets at %llu", f->path, len,
                              (unsigned long long)offset)
@@ -54,16 +59,28 @@ static int pwrite_bounced(struct blockdev_file *f, const void *buf, size_t len, 
     return fd_pwrite_full(f->fd, aligned, len, offset);
 }
 
+static int write_aligned(struct blockdev_file *f, const void *buf, size_t len, uint64_t offset)
+{
+    if (f->direct && (uintptr_t)buf % f->base.sector_size)
+        return pwrite_bounced(f, buf, len, offset);
+    return fd_pwrite_full(f->fd, buf, len, offset);
+}
+
 static int file_pwrite(struct blockdev *b, const void *buf, size_t len, uint64_t offset, struct err *err)
 {
     struct blockdev_file *f = self(b);
     int r;
 
     assert(offset <= b->size && len <= b->size - offset);
-    if (f->direct && (uintptr_t)buf % b->sector_size)
-        r = pwrite_bounced(f, buf, len, offset);
-    else
-        r = fd_pwrite_full(f->fd, buf, len, offset);
+    r = fault_point("disk.write", err);
+    if (r < 0)
+        return err_prefix(err, r, "%s", f->path);
+    if (r == FAULT_SHORT) {
+        r = write_aligned(f, buf, len / 2 - len / 2 % b->sector_size, offset);
+        r = r < 0 ? r : -EIO;
+    } else {
+        r = write_aligned(f, buf, len, offset);
+    }
     return r < 0 ? err_errno(err, r, "%s: writing %zu octets at %llu", f->path, len,
                              (unsigned long long)offset)
                  : 0;
@@ -94,6 +111,11 @@ static int file_zero(struct blockdev *b, uint64_t len, uint64_t offset, struct e
     int r;
 
     assert(offset <= b->size && len <= b->size - offset);
+    r = fault_point("disk.write", err);
+    if (r == FAULT_SHORT)
+        r = err_set(err, -EIO, "zeroing is cut short by a fault point");
+    if (r < 0)
+        return err_prefix(err, r, "%s", f->path);
     if (f->is_device)
         r = ioctl(f->fd, BLKZEROOUT, range);
     else
@@ -109,7 +131,10 @@ static int file_zero(struct blockdev *b, uint64_t len, uint64_t offset, struct e
 static int file_flush(struct blockdev *b, struct err *err)
 {
     struct blockdev_file *f = self(b);
+    int r = fault_point("disk.flush", err);
 
+    if (r < 0)
+        return err_prefix(err, r, "%s", f->path);
     if (fsync(f->fd) < 0)
         return err_errno(err, -errno, "%s: flushing", f->path);
     return 0;
@@ -207,6 +232,8 @@ static int open_checked(struct blockdev_file *f, unsigned int flags, struct err 
         return err_errno(err, -errno, "%s", f->path);
     if (fstat(f->fd, &st) < 0)
         return err_errno(err, -errno, "%s", f->path);
+    if (S_ISREG(st.st_mode) && (flags & BLOCKDEV_WRITE) && (flags & BLOCKDEV_EXCLUSIVE) && in_use_check(f->fd, f->path, err) < 0)
+        return -EBUSY;
     return read_geometry(f, &st, err);
 }
 

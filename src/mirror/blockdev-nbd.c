@@ -4,6 +4,7 @@
 #include "mirror/blockdev.h"
 
 #include "base/bytes.h"
+#include "base/fault.h"
 
 #include <assert.h>
 #include <libnbd.h>
@@ -37,6 +38,9 @@ static int nbd_failed(struct err *err, const char *what)
 {
     int code = nbd_get_errno();
 
+    /* A server that is gone is a broken disk, not a lost peer of the migration. */
+    if (code == ENOTCONN || code == EPIPE || code == ECONNRESET || code == ESHUTDOWN)
+        code = EIO;
     return err_set(err, code ? -code : -EIO, "%s: %s", what, nbd_get_error());
 }
 
@@ -67,7 +71,7 @@ static int nbd_dev_pread(struct blockdev *b, void *buf, size_t len, uint64_t off
     struct blockdev_nbd *n = nbd_of(b);
     struct nbd_handle *h = borrow(n);
     uint8_t *p = buf;
-    int r = 0;
+    int r = fault_point("disk.read", err);
 
     assert(offset <= b->size && len <= b->size - offset);
     while (r == 0 && len) {
@@ -115,7 +119,7 @@ static int nbd_dev_pwrite(struct blockdev *b, const void *buf, size_t len, uint6
 static int write_zeroes(struct blockdev_nbd *n, struct nbd_handle *h, uint64_t len, uint64_t offset,
                         struct err *err)
 {
-    uint8_t *zeroes = calloc(1, n->request_max);
+    uint8_t *zeroes = calloc(1, MIN(len, n->request_max));
     int r = zeroes ? 0 : err_set(err, -ENOMEM, "out of memory");
 
     while (r == 0 && len) {

@@ -17,7 +17,7 @@ struct blockdev;
 
 enum blockdev_flags {
     BLOCKDEV_WRITE = 1 << 0,     /* else read only */
-    BLOCKDEV_EXCLUSIVE = 1 << 1, /* O_EXCL: fails with -EBUSY when the device is mounted or in use */
+    BLOCKDEV_EXCLUSIVE = 1 << 1, /* fails with -EBUSY when the device is mounted or in use, or somebody has the file open */
     BLOCKDEV_DIRECT = 1 << 2,    /* O_DIRECT where it is possible (always for block devices) */
 };
 

@@ -6,11 +6,21 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <xxhash.h>
+
+static uint64_t sum_zeroes(uint32_t length)
+{
+    static const uint8_t zeroes[WIRE_DISK_BLOCK_MAX];
+
+    assert(length <= sizeof(zeroes));
+    return XXH3_64bits(zeroes, length);
+}
 
 int chain_init(struct chain *c, uint64_t disk_size)
 {
     c->count = DIV_ROUND_UP(disk_size, WIRE_DISK_BLOCK_MAX);
+    c->zeroes_sum = sum_zeroes(WIRE_DISK_BLOCK_MAX);
     c->links = calloc(c->count, sizeof(uint64_t));
     return c->links ? 0 : -ENOMEM;
 }
@@ -30,6 +40,24 @@ void chain_fold(struct chain *c, const struct wire_disk_block *b)
     /* Atomic only so that a peer that breaks the order rule meets a wrong digest, not undefined behaviour. */
     old = __atomic_load_n(&c->links[i], __ATOMIC_ACQUIRE);
     __atomic_store_n(&c->links[i], wire_chain_fold(old, b), __ATOMIC_RELEASE);
+}
+
+void chain_clear(struct chain *c, uint64_t offset)
+{
+    uint64_t i = offset / WIRE_DISK_BLOCK_MAX;
+
+    assert(i < c->count);
+    __atomic_store_n(&c->links[i], 0, __ATOMIC_RELEASE);
+}
+
+void chain_reset(struct chain *c)
+{
+    memset(c->links, 0, c->count * sizeof(uint64_t));
+}
+
+uint64_t chain_zeroes(const struct chain *c, uint32_t length)
+{
+    return length == WIRE_DISK_BLOCK_MAX ? c->zeroes_sum : sum_zeroes(length);
 }
 
 uint64_t chain_digest(const struct chain *c)

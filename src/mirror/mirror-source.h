@@ -4,7 +4,7 @@
  *
  * Invariants (asserted):
  *  - a block's mark is taken from the tracker BEFORE the block is read;
- *  - a block whose record failed is marked again;
+ *  - a block whose record failed is marked again; one is folded into its chain when its record is acknowledged;
  *  - a pass begins only when nothing of the pass before is in flight, and one record holds all of a 64 KiB chunk's
  *    blocks: so two operations on one chunk are never in flight together, and both ends fold chains in one order. */
 #ifndef XMOTION_MIRROR_SOURCE_H
@@ -21,6 +21,7 @@ struct mirror_source_config {
     struct blockdev *dev;     /* taken over, also on failure */
     struct tracker *tracker;  /* taken over, also on failure; NULL: the disk does not change */
     bool zstd;
+    bool reuse;               /* the target may hold much of it: everything is offered by checksum before it is sent */
     struct stream *stream;    /* kicked when there is work; the source attaches itself */
     void (*pass_done)(void *data); /* worker thread: the pass is sent and acknowledged */
     void *data;
@@ -30,26 +31,40 @@ struct mirror_source_stats {
     uint64_t size;        /* octets of the disk */
     uint64_t sent;        /* octets of blocks acknowledged, all passes, before compression */
     uint64_t zeroes;      /* octets that were left out or sent as zero blocks */
+    uint64_t kept;        /* octets that were offered, and that the target held already */
     uint64_t pass_total;  /* octets this pass set out to look at */
     uint64_t pass_done;   /* of them, looked at and acknowledged */
     unsigned int passes;  /* begun, the bulk pass included */
+    uint64_t reads;       /* of the disk: calls, octets, and the time that they took together */
+    uint64_t read_octets;
+    uint64_t read_ns;
 };
 
 int mirror_source_create(struct mirror_source **ret, const struct mirror_source_config *config, struct err *err);
 void mirror_source_destroy(struct mirror_source *m); /* after the stream */
 
-/* Begins the bulk pass: all of the disk but holes and zeroes (the target reads as zeroes there). Marks of the
- * tracker are taken first: what they stand for is read in this pass anyhow. */
+/* The stream it had was settled and destroyed: the pass goes on where it was on another. Between the two no pass is begun. */
+int mirror_source_attach(struct mirror_source *m, struct stream *stream, struct err *err);
+
+/* Begins the bulk pass: all of the disk but holes and zeroes (the target reads as zeroes there), or with `reuse` the
+ * checksums of all of it, zeroes and holes included. Marks of the tracker are taken first: what they stand for is read in this
+ * pass anyhow. Begins nothing when it was begun already. */
 int mirror_source_begin_bulk(struct mirror_source *m, struct err *err);
 
-/* Begins a pass over what was marked since. *ret_blocks 0: nothing was, no pass was begun. When the tracker may have lost
- * marks, all of the disk is dirty again (a few times; then -EIO), or, with `last`, the guest stands still and it is -EIO. */
+/* Begins a pass over what was marked since, and what was offered and refused. *ret_blocks 0: nothing was, no pass was begun.
+ * When the tracker may have lost marks, all of the disk is dirty again (a few times; then -EIO), or, with `last`, the guest
+ * stands still and it is -EIO. */
 int mirror_source_begin_pass(struct mirror_source *m, bool last, uint64_t *ret_blocks, struct err *err);
+
+/* The target has lost what it knew of the copy, if not the copy: chains begin anew, and the disk is to be offered by checksum
+ * from its beginning, as with `reuse`. Called when the stream it had is destroyed. A bulk pass that was begun
+ * before is begun again by mirror_source_attach; until then no other pass is. */
+void mirror_source_forget(struct mirror_source *m);
 
 /* Nothing left to read in this pass and nothing in flight. Thread-safe. */
 bool mirror_source_idle(struct mirror_source *m);
 
-/* Octets marked and not yet taken. */
+/* Octets marked and not yet taken, or refused and not yet sent. */
 uint64_t mirror_source_dirty(struct mirror_source *m);
 
 /* The guest stands still: waits for its last writes, and after the last pass compares counts. */

@@ -3,28 +3,57 @@
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/log.h"
+#include "base/zero.h"
 #include "mirror/chain.h"
 #include "transport/compress.h"
 
+#include <assert.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <xxhash.h>
 
+#define AREA "mirror.target"
+/* Octets that are read at once, to be compared. */
+#define READ_STEP MIB(1)
+
 struct mirror_target {
     struct blockdev *dev;
+    struct blockdev *back;
     struct chain chain;
-    uint64_t written; /* atomic */
+    _Atomic uint64_t written, kept, verified, repaired;
 };
 
-int mirror_target_create(struct mirror_target **ret, struct blockdev *dev, struct err *err)
+/* One record under work. */
+struct taking {
+    struct mirror_target *m;
+    const uint8_t *blocks;
+    uint32_t count;
+    struct wire_need *need;
+    uint8_t *buffer; /* READ_STEP octets and a BLOCKDEV_ALIGN at either end, when something is read; ours */
+};
+
+/* Neighbouring blocks of one kind. */
+struct run {
+    uint32_t first, count;
+    enum wire_block_kind kind;
+    uint64_t offset, length;
+    const uint8_t *payload; /* DATA */
+};
+
+int mirror_target_create(struct mirror_target **ret, const struct mirror_target_config *config, struct err *err)
 {
     struct mirror_target *m = calloc(1, sizeof(*m));
 
-    if (!m || chain_init(&m->chain, dev->size) < 0) {
-        blockdev_close(dev);
+    if (!m || chain_init(&m->chain, config->dev->size) < 0) {
+        blockdev_close(config->dev);
+        blockdev_close(config->back);
         free(m);
         return err_set(err, -ENOMEM, "out of memory");
     }
-    m->dev = dev;
+    assert(!config->back || config->back->size == config->dev->size);
+    m->dev = config->dev;
+    m->back = config->back;
     *ret = m;
     return 0;
 }
@@ -34,17 +63,24 @@ void mirror_target_destroy(struct mirror_target *m)
     if (!m)
         return;
     blockdev_close(m->dev);
+    blockdev_close(m->back);
     chain_finish(&m->chain);
     free(m);
 }
 
-static int check_blocks(const struct wire_disk_head *head, const uint8_t *blocks, const uint8_t *payload,
-                        struct err *err)
+static struct wire_disk_block block_at(const struct taking *t, uint32_t i)
 {
-    for (uint32_t i = 0; i < head->block_count; i++) {
-        struct wire_disk_block b;
+    struct wire_disk_block b;
 
-        wire_get_disk_block(blocks + i * WIRE_DISK_BLOCK_SIZE, &b);
+    wire_get_disk_block(t->blocks + (size_t)i * WIRE_DISK_BLOCK_SIZE, &b);
+    return b;
+}
+
+static int check_blocks(const struct taking *t, const uint8_t *payload, struct err *err)
+{
+    for (uint32_t i = 0; i < t->count; i++) {
+        struct wire_disk_block b = block_at(t, i);
+
         if (b.kind != WIRE_BLOCK_DATA)
             continue;
         if (XXH3_64bits(payload, b.length) != b.checksum)
@@ -56,42 +92,211 @@ static int check_blocks(const struct wire_disk_head *head, const uint8_t *blocks
     return 0;
 }
 
-/* Writes runs of neighbouring data blocks in one go. */
-static int write_blocks(struct mirror_target *m, const struct wire_disk_head *head, const uint8_t *blocks,
-                        const uint8_t *payload, struct err *err)
+/* The run that begins with block i, `most` octets long at most (more when its first block is). */
+static struct run run_at(const struct taking *t, uint32_t i, uint64_t most, const uint8_t *payload)
 {
-    uint32_t i = 0;
-    int r;
+    struct wire_disk_block b = block_at(t, i);
+    struct run run = {.first = i, .count = 1, .kind = b.kind, .offset = b.offset, .length = b.length, .payload = payload};
 
-    while (i < head->block_count) {
-        struct wire_disk_block b;
-        uint64_t length;
+    while (++i < t->count) {
+        b = block_at(t, i);
+        if (b.kind != run.kind || b.offset != run.offset + run.length || run.length + b.length > most)
+            break;
+        run.length += b.length;
+        run.count++;
+    }
+    return run;
+}
 
-        wire_get_disk_block(blocks + i * WIRE_DISK_BLOCK_SIZE, &b);
-        length = b.length;
-        for (i++; i < head->block_count; i++) {
-            struct wire_disk_block next;
+/* Reads from the medium, where there is a way to it. Direct reads want whole blocks of BLOCKDEV_ALIGN: *ret is within the buffer. */
+static int read_back(struct taking *t, uint64_t offset, uint64_t length, const uint8_t **ret, struct err *err)
+{
+    struct blockdev *from = t->m->back ? t->m->back : t->m->dev;
+    uint64_t start = offset - offset % BLOCKDEV_ALIGN;
+    uint64_t end = MIN(DIV_ROUND_UP(offset + length, BLOCKDEV_ALIGN) * BLOCKDEV_ALIGN, from->size);
+    void *buffer = t->buffer;
 
-            wire_get_disk_block(blocks + i * WIRE_DISK_BLOCK_SIZE, &next);
-            if (next.kind != b.kind || next.offset != b.offset + length)
-                break;
-            length += next.length;
-        }
-        if (b.kind == WIRE_BLOCK_ZERO) {
-            r = m->dev->ops->zero(m->dev, length, b.offset, err);
-        } else {
-            r = m->dev->ops->pwrite(m->dev, payload, length, b.offset, err);
-            payload += length;
-        }
-        if (r < 0)
-            return r;
+    assert(length <= READ_STEP);
+    if (!buffer && posix_memalign(&buffer, BLOCKDEV_ALIGN, READ_STEP + 2 * BLOCKDEV_ALIGN))
+        return err_set(err, -ENOMEM, "out of memory");
+    t->buffer = buffer;
+    *ret = t->buffer + (offset - start);
+    return from->ops->pread(from, t->buffer, end - start, start, err);
+}
+
+/* ---- offers ---- */
+
+/* `content` NULL: zeroes, which nobody has to read. */
+static void compare_offers(struct taking *t, const struct run *run, const uint8_t *content)
+{
+    for (uint32_t i = run->first; i < run->first + run->count; i++) {
+        struct wire_disk_block b = block_at(t, i);
+
+        if ((content ? XXH3_64bits(content, b.length) : chain_zeroes(&t->m->chain, b.length)) != b.checksum)
+            wire_need_set(t->need, i);
+        else
+            t->m->kept += b.length;
+        if (content)
+            content += b.length;
+    }
+}
+
+/* The blocks from `i` on that lie in one extent: wholly in a hole, or beginning in data. */
+static int offers_at(struct taking *t, uint32_t i, uint32_t end, struct run *ret, bool *ret_zero, struct err *err)
+{
+    struct blockdev *dev = t->m->dev;
+    struct wire_disk_block b = block_at(t, i);
+    uint64_t known;
+    int r = dev->ops->extent(dev, b.offset, &known, ret_zero, err);
+
+    if (r < 0)
+        return r;
+    *ret = (struct run){.first = i, .count = 1, .kind = WIRE_BLOCK_KEEP, .offset = b.offset, .length = b.length};
+    *ret_zero = *ret_zero && known >= b.length;
+    while (++i < end) {
+        b = block_at(t, i);
+        if (*ret_zero ? ret->length + b.length > known : ret->length >= known)
+            break;
+        ret->length += b.length;
+        ret->count++;
     }
     return 0;
 }
 
-int mirror_target_write(struct mirror_target *m, const struct wire_disk_head *head, const uint8_t *blocks,
-                        const uint8_t *payload, struct err *err)
+static int take_offers(struct taking *t, const struct run *run, struct err *err)
 {
+    uint32_t i = run->first;
+
+    while (i < run->first + run->count) {
+        const uint8_t *content = NULL;
+        struct run part;
+        bool zero;
+        int r = offers_at(t, i, run->first + run->count, &part, &zero, err);
+
+        if (r == 0 && !zero)
+            r = read_back(t, part.offset, part.length, &content, err);
+        if (r < 0)
+            return r;
+        compare_offers(t, &part, content);
+        i += part.count;
+    }
+    return 0;
+}
+
+/* ---- what is sent ---- */
+
+static int write_run(struct mirror_target *m, const struct run *run, struct err *err)
+{
+    if (run->kind == WIRE_BLOCK_ZERO)
+        return m->dev->ops->zero(m->dev, run->length, run->offset, err);
+    return m->dev->ops->pwrite(m->dev, run->payload, run->length, run->offset, err);
+}
+
+/* A medium that cannot be read differs too. */
+static bool reads_back(struct taking *t, const struct run *run, struct err *err)
+{
+    const uint8_t *content;
+
+    if (read_back(t, run->offset, run->length, &content, err) < 0)
+        return false;
+    if (run->kind == WIRE_BLOCK_ZERO ? is_zero(content, run->length) : memcmp(content, run->payload, run->length) == 0)
+        return true;
+    (void)err_set(err, -EIO, "other octets were read back than were written");
+    return false;
+}
+
+static const uint8_t zeroes[WIRE_DISK_BLOCK_MAX] __attribute__((aligned(BLOCKDEV_ALIGN)));
+
+static int repair(struct taking *t, const struct run *block, struct err *err)
+{
+    struct mirror_target *m = t->m;
+    struct err why = *err;
+    int r;
+
+    log_warn(AREA, "the block of %llu octets at %llu is written again: %s", (unsigned long long)block->length,
+             (unsigned long long)block->offset, why.text);
+    /* In full this time, whatever the disk's own way of zeroing is worth. */
+    r = m->dev->ops->pwrite(m->dev, block->payload ? block->payload : zeroes, block->length, block->offset, err);
+    if (r < 0)
+        return r;
+    if (!reads_back(t, block, &why))
+        return err_set(err, -EIO,
+                       "the target's disk is bad: its %llu octets at %llu were written twice and do not read back (%.200s): replace it, or choose another --sr or --disk",
+                       (unsigned long long)block->length, (unsigned long long)block->offset, why.text);
+    m->repaired++;
+    return 0;
+}
+
+/* The whole run first; block by block only when it differs. */
+static int verify_run(struct taking *t, const struct run *run, struct err *err)
+{
+    const uint8_t *payload = run->payload;
+    struct err why = {0};
+    int r = 0;
+
+    if (!reads_back(t, run, &why)) {
+        for (uint32_t i = run->first; r == 0 && i < run->first + run->count; i++) {
+            struct run block = run_at(t, i, 0, payload);
+
+            if (payload)
+                payload += block.length;
+            if (!reads_back(t, &block, &why)) {
+                *err = why;
+                r = repair(t, &block, err);
+            }
+        }
+    }
+    if (r == 0)
+        t->m->verified += run->length;
+    return r;
+}
+
+static int take_run(struct taking *t, const struct run *run, struct err *err)
+{
+    int r;
+
+    if (run->kind == WIRE_BLOCK_KEEP)
+        return take_offers(t, run, err);
+    r = write_run(t->m, run, err);
+    return r == 0 && t->m->back ? verify_run(t, run, err) : r;
+}
+
+static int take_blocks(struct taking *t, const uint8_t *payload, struct err *err)
+{
+    uint32_t i = 0;
+
+    while (i < t->count) {
+        struct run run = run_at(t, i, READ_STEP, payload);
+        int r;
+
+        if (run.kind != WIRE_BLOCK_DATA)
+            run.payload = NULL;
+        r = take_run(t, &run, err);
+        if (r < 0)
+            return r;
+        if (run.payload)
+            payload += run.length;
+        i += run.count;
+    }
+    return 0;
+}
+
+static void fold(struct taking *t)
+{
+    for (uint32_t i = 0; i < t->count; i++) {
+        struct wire_disk_block b = block_at(t, i);
+
+        if (wire_need_block(t->need, i))
+            chain_clear(&t->m->chain, b.offset);
+        else
+            chain_fold(&t->m->chain, &b);
+    }
+}
+
+int mirror_target_write(struct mirror_target *m, const struct wire_disk_head *head, const uint8_t *blocks,
+                        const uint8_t *payload, struct wire_need *need, struct err *err)
+{
+    struct taking t = {.m = m, .blocks = blocks, .count = head->block_count, .need = need};
     CLEANUP_FREE void *raw = NULL;
     int r;
 
@@ -103,19 +308,14 @@ int mirror_target_write(struct mirror_target *m, const struct wire_disk_head *he
             return r;
         payload = raw;
     }
-    r = check_blocks(head, blocks, payload, err);
+    r = check_blocks(&t, payload, err);
+    if (r == 0)
+        r = take_blocks(&t, payload, err);
+    free(t.buffer);
     if (r < 0)
         return r;
-    r = write_blocks(m, head, blocks, payload, err);
-    if (r < 0)
-        return r;
-    for (uint32_t i = 0; i < head->block_count; i++) {
-        struct wire_disk_block b;
-
-        wire_get_disk_block(blocks + i * WIRE_DISK_BLOCK_SIZE, &b);
-        chain_fold(&m->chain, &b);
-    }
-    (void)__atomic_add_fetch(&m->written, head->raw_length, __ATOMIC_RELAXED);
+    fold(&t);
+    m->written += head->raw_length;
     return 0;
 }
 
@@ -129,7 +329,8 @@ uint64_t mirror_target_digest(struct mirror_target *m)
     return chain_digest(&m->chain);
 }
 
-uint64_t mirror_target_written(struct mirror_target *m)
+void mirror_target_stats(const struct mirror_target *m, struct mirror_target_stats *ret)
 {
-    return __atomic_load_n(&m->written, __ATOMIC_RELAXED);
+    *ret = (struct mirror_target_stats){
+        .written = m->written, .kept = m->kept, .verified = m->verified, .repaired = m->repaired};
 }

@@ -94,6 +94,30 @@ int volume_lvm_create(const struct volume *v, const char *vg, const char *sessio
     return r;
 }
 
+int volume_lvm_reopen(const struct volume *v, const char *session, struct err *err)
+{
+    const char *lv = strncmp(v->path, "/dev/", 5) == 0 ? v->path + 5 : v->path;
+    char select[128];
+    const char *const argv[] = {"lvs", "--noheadings", "--nosuffix", "--units", "b", "-o", "lv_size", "--select", select,
+                                "--", lv, NULL};
+    char output[OUTPUT_MAX];
+    unsigned long long size;
+    int r;
+
+    (void)snprintf(select, sizeof(select), "lv_tags=xmotion-%s", session);
+    r = run_program(argv, output, sizeof(output), err);
+    if (r == -EREMOTEIO)
+        return err_set(err, -ENOENT, "%s, which this migration made, is gone", v->path);
+    if (r < 0)
+        return r;
+    if (sscanf(output, " %llu", &size) != 1)
+        return err_set(err, -EEXIST, "%s is not the volume that this migration made: it does not bear its tag", v->path);
+    if (size != v->size)
+        return err_set(err, -EINVAL, "%s has %llu octets, this migration made it with %llu", v->path, size,
+                       (unsigned long long)v->size);
+    return 0;
+}
+
 int volume_lvm_remove(const char *path, const char *session, struct err *err)
 {
     const char *lv = strncmp(path, "/dev/", 5) == 0 ? path + 5 : path;

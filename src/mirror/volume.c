@@ -26,7 +26,7 @@ int volume_sr_parse(struct volume_sr *ret, const char *spec, struct err *err)
     bool dir = strncmp(spec, "dir:", 4) == 0;
 
     if (!place || !place[1] || (!lvm && !dir) || strlen(place + 1) >= sizeof(ret->place))
-        return err_set(err, -EINVAL, "\"%s\" is no SR: expected lvm:VOLUMEGROUP or dir:/PATH", spec);
+        return err_set(err, -EINVAL, "\"%.200s\" is no SR: expected lvm:VOLUMEGROUP or dir:/PATH", spec);
     place++;
     ret->kind = lvm ? VOLUME_LVM : VOLUME_FILE;
     (void)strcpy(ret->place, place);
@@ -101,7 +101,7 @@ static int file_create(const struct volume *v, const char *session, struct err *
     if (fd < 0)
         return err_errno(err, -errno, "making %s", v->path);
     (void)fsetxattr(fd, SESSION_XATTR, session, strlen(session), 0);
-    if (ftruncate(fd, (off_t)v->size) < 0) {
+    if (ftruncate(fd, (off_t)v->size) < 0 || fsync(fd) < 0) {
         int r = -errno;
 
         (void)unlink(v->path);
@@ -110,13 +110,42 @@ static int file_create(const struct volume *v, const char *session, struct err *
     return 0;
 }
 
-static int file_remove(const char *path, const char *session, struct err *err)
+/* Only a file system without attributes leaves the name alone to go by. */
+static bool is_marked(const char *path, const char *session)
 {
     char owner[64] = "";
     ssize_t n = getxattr(path, SESSION_XATTR, owner, sizeof(owner) - 1);
 
-    /* Only a file system without attributes leaves the name alone to go by. */
-    if (n < 0 ? errno != ENOTSUP : strcmp(owner, session) != 0)
+    return n < 0 ? errno == ENOTSUP : strcmp(owner, session) == 0;
+}
+
+static bool is_unmarked(const char *path)
+{
+    return getxattr(path, SESSION_XATTR, NULL, 0) < 0 && errno == ENODATA;
+}
+
+static int file_reopen(const struct volume *v, const char *session, struct err *err)
+{
+    struct stat st;
+
+    if (lstat(v->path, &st) < 0)
+        return err_errno(err, -errno, "%s, which this migration made", v->path);
+    if (!S_ISREG(st.st_mode) || !is_marked(v->path, session))
+        return err_set(err, -EEXIST, "%s is not the volume that this migration made: it does not bear its mark", v->path);
+    if ((uint64_t)st.st_size != v->size)
+        return err_set(err, -EINVAL, "%s has %llu octets, this migration made it with %llu", v->path,
+                       (unsigned long long)st.st_size, (unsigned long long)v->size);
+    return 0;
+}
+
+static int file_remove(const char *path, const char *session, struct err *err)
+{
+    struct stat st;
+
+    if (lstat(path, &st) < 0)
+        return errno == ENOENT ? 0 : err_errno(err, -errno, "removing %s", path);
+    /* An empty one without a mark: who made it ended before he could mark it. */
+    if (!S_ISREG(st.st_mode) || !(is_marked(path, session) || (st.st_size == 0 && is_unmarked(path))))
         return 0;
     if (unlink(path) < 0 && errno != ENOENT)
         return err_errno(err, -errno, "removing %s", path);
@@ -157,14 +186,27 @@ static int adopt(const char *path, uint64_t size, bool zero, struct err *err)
     return r;
 }
 
-int volume_adopt(struct volume *ret, const char *path, uint64_t size, struct err *err)
+int volume_reopen(const struct volume *v, const char *session, struct err *err)
+{
+    switch (v->kind) {
+    case VOLUME_LVM:
+        return volume_lvm_reopen(v, session, err);
+    case VOLUME_FILE:
+        return file_reopen(v, session, err);
+    case VOLUME_EXISTING:
+        break;
+    }
+    return volume_adopt_check(v->path, v->size, err);
+}
+
+int volume_adopt(struct volume *ret, const char *path, uint64_t size, bool keep, struct err *err)
 {
     if (strlen(path) >= sizeof(ret->path))
         return err_set(err, -ENAMETOOLONG, "the path %.40s... is too long", path);
     ret->kind = VOLUME_EXISTING;
     ret->size = size;
     strcpy(ret->path, path);
-    return adopt(path, size, true, err);
+    return adopt(path, size, !keep, err);
 }
 
 int volume_adopt_check(const char *path, uint64_t size, struct err *err)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Where a migration's disks are put at the target: new volumes in an SR (an LVM volume group or a folder), or existing ones that
- * were named. Whatever way, the volume has exactly the size asked for and reads as zeroes. */
+ * were named. Whatever way, the volume has exactly the size asked for and reads as zeroes, unless an old copy is to be kept. */
 #ifndef XMOTION_MIRROR_VOLUME_H
 #define XMOTION_MIRROR_VOLUME_H
 
@@ -42,9 +42,15 @@ int volume_plan(struct volume *ret, const struct volume_sr *sr, const char *name
  * make exactly that size. */
 int volume_create(const struct volume *v, const struct volume_sr *sr, const char *session, struct err *err);
 
-/* An existing device or file as a target: exact size, in nobody's use (-EBUSY), zeroed here. */
-int volume_adopt(struct volume *ret, const char *path, uint64_t size, struct err *err);
+/* An existing device or file as a target: exact size, in nobody's use (-EBUSY), zeroed here. `keep`: not zeroed, what it holds is
+ * compared with what the source offers. */
+int volume_adopt(struct volume *ret, const char *path, uint64_t size, bool keep, struct err *err);
 int volume_adopt_check(const char *path, uint64_t size, struct err *err);
+
+/* One that volume_create made for `session` earlier, or that was adopted, is still there, and can be gone on with: nothing is
+ * changed. -ENOENT: it is gone; -EEXIST: another stands there, without the session's mark; -EINVAL: its size has changed;
+ * -EBUSY (adopted ones): somebody uses it. */
+int volume_reopen(const struct volume *v, const char *session, struct err *err);
 
 /* Removes what volume_create made for `session`; one that is not there, or is another's, is left alone (0). An existing one stays. */
 int volume_remove(const struct volume *v, const char *session, struct err *err);
@@ -52,6 +58,7 @@ int volume_remove(const struct volume *v, const char *session, struct err *err);
 /* LVM half, volume-lvm.c. */
 int volume_lvm_check(const char *vg, uint64_t bytes, struct err *err);
 int volume_lvm_create(const struct volume *v, const char *vg, const char *session, struct err *err);
+int volume_lvm_reopen(const struct volume *v, const char *session, struct err *err);
 int volume_lvm_remove(const char *path, const char *session, struct err *err);
 
 #endif

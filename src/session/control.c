@@ -9,6 +9,7 @@
 
 #define PING_AFTER  (10 * NS_PER_SEC)
 #define GIVE_UP     (30 * NS_PER_SEC)
+#define VALUES_MAX  16384
 
 struct control_item {
     struct control_item *next;
@@ -43,11 +44,21 @@ void control_finish(struct control *c)
     c->conn = NULL;
 }
 
+/* Remembers how the connection ended, if `r` says that it did. */
+static int note(struct control *c, int r)
+{
+    if (!c->broken && conn_error_is_drop(r))
+        c->broken = r;
+    return r;
+}
+
 static int send_one(struct control *c, enum wire_type type, const void *body, size_t length, struct err *err)
 {
     struct iovec part = {.iov_base = (void *)(uintptr_t)body, .iov_len = length};
 
-    return conn_send(c->conn, type, &part, length ? 1 : 0, err);
+    if (!c->conn)
+        return err_set(err, -ENOTCONN, "the connection has ended");
+    return note(c, conn_send(c->conn, type, &part, length ? 1 : 0, err));
 }
 
 int control_send(struct control *c, enum wire_type type, json_t *message, struct err *err)
@@ -101,8 +112,8 @@ static int keep_alive(struct control *c, struct err *err)
     uint64_t now = clock_now();
 
     if (now - c->heard_ns > GIVE_UP)
-        return err_set(err, -ETIMEDOUT, "%s has been silent for %llu s", conn_peer(c->conn),
-                       (unsigned long long)((now - c->heard_ns) / NS_PER_SEC));
+        return note(c, err_set(err, -ETIMEDOUT, "%s has been silent for %llu s", conn_peer(c->conn),
+                               (unsigned long long)((now - c->heard_ns) / NS_PER_SEC)));
     if (now - c->heard_ns < PING_AFTER || now - c->pinged_ns < PING_AFTER / 2)
         return 0;
     c->pinged_ns = now;
@@ -139,7 +150,7 @@ int control_work(struct control *c, struct err *err)
 int control_next(struct control *c, struct record *ret, struct err *err)
 {
     for (;;) {
-        int r = conn_try_recv(c->conn, ret, err);
+        int r = c->conn ? note(c, conn_try_recv(c->conn, ret, err)) : err_set(err, -ENOTCONN, "the connection has ended");
 
         if (r < 0)
             return r;
@@ -154,11 +165,33 @@ int control_next(struct control *c, struct record *ret, struct err *err)
     }
 }
 
+/* A parsed value takes hundreds of octets, and may take three of the message: what a record can make us hold is bounded by their
+ * number. Every value but the first of its list or object follows a comma. */
+static bool is_modest(const struct record *record)
+{
+    const char *text = (const char *)record->body;
+    unsigned int values = 0;
+    bool string = false;
+
+    for (uint32_t i = 0; i < record->length; i++) {
+        if (string && text[i] == '\\')
+            i++;
+        else if (text[i] == '"')
+            string = !string;
+        else if (!string)
+            values += text[i] == ',' || text[i] == '[' || text[i] == '{';
+    }
+    return values <= VALUES_MAX;
+}
+
 int control_parse(const struct record *record, json_t **ret, struct err *err)
 {
     json_error_t e;
-    json_t *j = json_loadb((const char *)record->body, record->length, JSON_REJECT_DUPLICATES, &e);
+    json_t *j;
 
+    if (!is_modest(record))
+        return err_set(err, -EPROTO, "%s has more than %d values", wire_type_name((uint16_t)record->type), VALUES_MAX);
+    j = json_loadb((const char *)record->body, record->length, JSON_REJECT_DUPLICATES, &e);
     if (!j)
         return err_set(err, -EPROTO, "%s is not JSON: %s", wire_type_name((uint16_t)record->type), e.text);
     if (!json_is_object(j)) {
@@ -198,8 +231,26 @@ int control_expect(struct control *c, enum wire_type type, json_t **ret, struct 
     if (r == 0 && record.type == WIRE_FAILED) {
         r = control_peer_error(*ret, err);
         json_decref(*ret);
+        *ret = NULL;
     }
     return r;
+}
+
+int control_say_hello(struct conn *c, const char *role, const char *session, int number, struct err *err)
+{
+    json_t *hello = json_pack("{s:i, s:s, s:s, s:[s], s:s}", "protocol", WIRE_PROTOCOL, "role", role, "session", session,
+                              "features", "zstd", "program", "xmotion " XMOTION_VERSION);
+    CLEANUP_FREE char *text = NULL;
+    struct iovec part;
+
+    if (hello && number >= 0)
+        (void)json_object_set_new(hello, "number", json_integer(number));
+    text = hello ? json_dumps(hello, JSON_COMPACT) : NULL;
+    json_decref(hello);
+    if (!text)
+        return err_set(err, -ENOMEM, "out of memory");
+    part = (struct iovec){.iov_base = text, .iov_len = strlen(text)};
+    return conn_send(c, WIRE_HELLO, &part, 1, err);
 }
 
 int control_answer_hello(struct conn *c, struct err *err)

@@ -21,10 +21,12 @@ struct control {
     struct control_item *tail;
     uint64_t heard_ns; /* last time anything came */
     uint64_t pinged_ns;
+    int broken; /* the code with which the connection ended: nothing the peer said; 0 it stands */
 };
 
 /* Takes the connection over. */
 int control_init(struct control *c, struct conn *conn, struct loop *loop, struct err *err);
+/* Idempotent. */
 void control_finish(struct control *c);
 
 /* Sends one JSON message; takes `message` over (also on failure). */
@@ -47,6 +49,9 @@ int control_next(struct control *c, struct record *ret, struct err *err);
 /* Waits for one record of the given type, answering PING; any other is -EPROTO, FAILED the peer's error. The
  * caller frees *ret. */
 int control_expect(struct control *c, enum wire_type type, json_t **ret, struct err *err);
+
+/* HELLO of the sender: on connections with `role`, about `session`; `number` of a data connection, else -1. */
+int control_say_hello(struct conn *c, const char *role, const char *session, int number, struct err *err);
 
 /* The receiver's HELLO, the same on every connection. */
 int control_answer_hello(struct conn *c, struct err *err);

@@ -18,6 +18,7 @@ struct job {
     struct loop *loop;
     int listener;
     bool cancelled;
+    const char *refusal;
     json_t *(*status)(void *data);
     void *data;
     char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
@@ -54,15 +55,28 @@ static int job_path(char *ret, size_t size, const char *id, struct err *err)
     return 0;
 }
 
+/* A socket that nobody listens on is what a killed process left; its migration is taken up again under the same number. */
+static bool remove_stale(const struct sockaddr_un *a)
+{
+    CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+    return fd >= 0 && connect(fd, (const struct sockaddr *)a, sizeof(*a)) < 0 && errno == ECONNREFUSED &&
+           unlink(a->sun_path) == 0;
+}
+
 static int open_listener(struct job *j, struct err *err)
 {
     struct sockaddr_un a = {.sun_family = AF_UNIX};
+    int bound;
 
     j->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (j->listener < 0)
         return err_errno(err, -errno, "making the job's socket");
     (void)strcpy(a.sun_path, j->path);
-    if (bind(j->listener, (struct sockaddr *)&a, sizeof(a)) < 0) {
+    bound = bind(j->listener, (struct sockaddr *)&a, sizeof(a));
+    if (bound < 0 && errno == EADDRINUSE && remove_stale(&a))
+        bound = bind(j->listener, (struct sockaddr *)&a, sizeof(a));
+    if (bound < 0) {
         int r = -errno;
 
         (void)close(take_fd(&j->listener)); /* what stands at the path is another's: job_destroy must not remove it */
@@ -117,9 +131,12 @@ static void serve(struct job *j, int fd)
     if (agent_recv(fd, ANSWER_WITHIN_MS / 10, &request, NULL, NULL) < 0)
         return;
     cmd = json_string_value(json_object_get(request, "cmd"));
-    if (cmd && strcmp(cmd, "cancel") == 0)
+    if (cmd && strcmp(cmd, "cancel") == 0 && j->refusal)
+        answer = json_pack("{s:s}", "error", j->refusal);
+    else
+        answer = cmd && strcmp(cmd, "status") == 0 ? j->status(j->data) : json_object();
+    if (cmd && strcmp(cmd, "cancel") == 0 && !j->refusal)
         j->cancelled = true;
-    answer = cmd && strcmp(cmd, "status") == 0 ? j->status(j->data) : json_object();
     (void)agent_send(fd, answer, -1, NULL);
     json_decref(answer);
     json_decref(request);
@@ -134,6 +151,11 @@ void job_work(struct job *j)
             return;
         serve(j, fd);
     }
+}
+
+void job_refuse(struct job *j, const char *text)
+{
+    j->refusal = text;
 }
 
 bool job_cancelled(const struct job *j)
@@ -253,6 +275,8 @@ int job_cancel(const char *what, struct err *err)
         return err_set(err, -ENOTUNIQ, "\"%s\" is the beginning of several migrations' ids, or the name of several guests: see xmotion list", what);
     if (!s.path[0] || ask(s.path, "cancel", &answer, NULL) < 0)
         return err_set(err, -ENOENT, "no migration of \"%s\" is under way here: see xmotion list", what);
+    if (json_is_string(json_object_get(answer, "error")))
+        r = err_set(err, -EBUSY, "%s", json_string_value(json_object_get(answer, "error")));
     json_decref(answer);
-    return 0;
+    return r;
 }

@@ -20,6 +20,9 @@ void job_destroy(struct job *j);
 void job_work(struct job *j);
 bool job_cancelled(const struct job *j);
 
+/* From now on who cancels is told this sentence, which stays the caller's. */
+void job_refuse(struct job *j, const char *text);
+
 /* The run folder, made when it is missing. */
 int job_run_dir(char *ret, size_t size, struct err *err);
 

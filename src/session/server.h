@@ -13,6 +13,7 @@
 
 #define SERVER_SRS_MAX   32
 #define SERVER_DISKS_MAX 256
+#define SERVER_MIGRATIONS_MAX 64
 
 struct server_config {
     const char *listen; /* NULL: every address, default port */
@@ -22,7 +23,10 @@ struct server_config {
     unsigned int sr_count;
     const char *allow_disks[SERVER_DISKS_MAX]; /* existing disks that peers may overwrite, by name */
     unsigned int allow_disk_count;
+    unsigned int max_migrations; /* at a time, 1 to SERVER_MIGRATIONS_MAX */
     bool once; /* ends after one migration, with its outcome */
+    /* Once, when the socket is open and before anything is taken from it; an error ends the receiver. May be NULL. */
+    int (*opened)(void *data, struct err *err);
     void (*event)(void *data, const json_t *event);
     void *data;
 };

@@ -26,26 +26,15 @@ static void pass_done(void *data)
 static int open_disk(struct source *s, unsigned int i, struct err *err)
 {
     const struct hv_disk *d = &s->guest->disks[i];
-    struct mirror_source_config c = {
-        .index = (uint16_t)i, .zstd = s->use_zstd, .stream = s->stream, .pass_done = pass_done, .data = s};
-    int r = blockdev_open(&c.dev, d->path, BLOCKDEV_DIRECT, err);
+    struct mirror_source_config *c = &s->opened[i];
+    int r = blockdev_open(&c->dev, d->path, BLOCKDEV_DIRECT, err);
 
     if (r < 0)
         return r;
-    if (c.dev->size != d->size) {
-        r = err_set(err, -EIO, "%s has %llu octets now, it had %llu", d->label, (unsigned long long)c.dev->size,
-                    (unsigned long long)d->size);
-        blockdev_close(c.dev);
-        return r;
-    }
-    if (!d->read_only) {
-        r = tracker_open(&c.tracker, d->path, err);
-        if (r < 0) {
-            blockdev_close(c.dev);
-            return r;
-        }
-    }
-    return mirror_source_create(&s->disks[i], &c, err);
+    if (c->dev->size != d->size)
+        return err_set(err, -EIO, "%s has %llu octets now, it had %llu", d->label, (unsigned long long)c->dev->size,
+                       (unsigned long long)d->size);
+    return d->read_only ? 0 : tracker_open(&c->tracker, d->path, err);
 }
 
 int source_disks_open(struct source *s, struct err *err)
@@ -57,6 +46,35 @@ int source_disks_open(struct source *s, struct err *err)
             return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
     }
     return 0;
+}
+
+int source_disks_create(struct source *s, struct err *err)
+{
+    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
+        struct mirror_source_config c = s->opened[i];
+        int r;
+
+        c.index = (uint16_t)i;
+        c.zstd = s->use_zstd;
+        c.reuse = source_reuses(s, i);
+        c.stream = s->stream;
+        c.pass_done = pass_done;
+        c.data = s;
+        s->opened[i] = (struct mirror_source_config){0}; /* taken over, also on failure */
+        r = mirror_source_create(&s->disks[i], &c, err);
+        if (r < 0)
+            return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
+    }
+    return 0;
+}
+
+void source_disks_finish(struct source *s)
+{
+    for (unsigned int i = 0; i < HV_DISKS_MAX; i++) {
+        mirror_source_destroy(s->disks[i]);
+        tracker_destroy(s->opened[i].tracker);
+        blockdev_close(s->opened[i].dev);
+    }
 }
 
 int source_disks_begin(struct source *s, struct err *err)

@@ -2,14 +2,24 @@
 /* How a migration ends at its source: the guest brought back, or let go. */
 #include "session/source-priv.h"
 
+#include "base/bytes.h"
 #include "base/clock.h"
+#include "base/fault.h"
+#include "base/log.h"
 #include "base/run.h"
+#include "mirror/volume-left.h"
+#include "session/ask.h"
 
 #include <string.h>
 #include <unistd.h>
 
+#define AREA        "session.source"
 #define TURN        (50 * NS_PER_MS)
 #define SETTLE_WAIT (15 * NS_PER_SEC)
+#define SETTLE_MAX  1e9 /* ms */
+#define ASK_TIMEOUT (900 * NS_PER_MS) /* of one connection */
+#define ASK_FIRST   (200 * NS_PER_MS)
+#define ASK_LONGEST (5 * NS_PER_SEC)
 
 static enum switchover_event event_of(const struct source *s, int code)
 {
@@ -20,35 +30,53 @@ static enum switchover_event event_of(const struct source *s, int code)
     return SW_EV_FAILED;
 }
 
-static void tell_peer(struct source *s, const struct err *why)
+/* Whether the peer has said that nothing is left there. */
+static bool tell_peer(struct source *s, const struct err *why)
 {
-    struct record record;
     uint64_t give_up = clock_now() + 5 * NS_PER_SEC;
+    struct record record;
 
-    if (!s->connected ||
+    if (!s->connected || s->control.broken ||
         control_send(&s->control, WIRE_ABORT, json_pack("{s:s}", "text", why->text), NULL) < 0)
-        return;
+        return false;
     /* Wait for ABORTED, so that nothing is left at the target when we say so; not for ever. */
     while (clock_now() < give_up) {
         int r = control_next(&s->control, &record, NULL);
 
         if (r == -EAGAIN)
             loop_turn(s->loop, TURN);
-        else if (r < 0 || record.type == WIRE_ABORTED || record.type == WIRE_FAILED)
-            return;
+        else if (r < 0)
+            return false;
+        else if (record.type == WIRE_ABORTED || record.type == WIRE_FAILED)
+            return true;
     }
+    return false;
 }
 
-/* The guest first, then everybody else. */
+/* A target that waits for us to come back undoes its side when it is asked whose the guest is. */
+static bool ask_to_undo(struct source *s)
+{
+    bool here = true;
+
+    return ask_whose(s->config->identity, &s->journal.entry, ASK_TIMEOUT, &here, NULL) == 0 && !here;
+}
+
+/* The guest first, then everybody else. What the peer could not be told stays in the journal: recovery tells it. */
 static enum source_outcome undo(struct source *s, const struct err *why, struct err *err)
 {
     struct err undo_err = {0};
+    struct err late;
+    bool told;
     int r = 0;
 
     source_memory_cancel(s);
     if (s->hv)
         r = s->hv->ops->resume(s->hv, &undo_err);
-    tell_peer(s, why);
+    if (s->hv)
+        source_unthrottle(s);
+    told = why->code == -EREMOTEIO || !s->journal.written || tell_peer(s, why) || ask_to_undo(s);
+    if (r == 0 && s->journal.written && (told ? journal_remove(&s->journal, &late) : journal_advance(&s->journal, OUTGOING_BACK, &late)) < 0)
+        log_warn(AREA, "%s", late.text);
     if (r < 0) {
         (void)err_set(err, r, "%.300s; and the guest could not be resumed: %.200s", why->text, undo_err.text);
         return SOURCE_GUEST_LOST;
@@ -92,24 +120,83 @@ static void hear_settled(struct source *s)
     uint64_t give_up = clock_now() + SETTLE_WAIT;
     struct record record;
     json_t *message;
+    double settle_ms;
     int r;
 
     s->times.settled = s->times.running;
+    if (!s->connected || s->control.broken)
+        return;
     while ((r = control_next(&s->control, &record, NULL)) == -EAGAIN && clock_now() < give_up)
         loop_turn(s->loop, TURN);
     if (r < 0 || record.type != WIRE_SETTLED || control_parse(&record, &message, NULL) < 0)
         return;
-    s->times.settled += (uint64_t)(json_number_value(json_object_get(message, "settle_ms")) * (double)NS_PER_MS);
+    settle_ms = json_number_value(json_object_get(message, "settle_ms"));
+    if (settle_ms > 0 && settle_ms < SETTLE_MAX) /* a peer's word: more is no time, and no number of nanoseconds */
+        s->times.settled += (uint64_t)(settle_ms * (double)NS_PER_MS);
     json_decref(message);
+}
+
+/* The target keeps what it must answer about us until it hears this. Without an answer recovery says it again. */
+static bool say_forget(struct source *s)
+{
+    uint64_t give_up = clock_now() + 2 * NS_PER_SEC;
+    struct record record;
+    int r;
+
+    if (!s->connected || s->control.broken)
+        return ask_forget(s->config->identity, &s->journal.entry, ASK_TIMEOUT, NULL) == 0;
+    r = control_send(&s->control, WIRE_FORGET, json_object(), NULL);
+    while (r == 0 && (r = control_next(&s->control, &record, NULL)) == -EAGAIN && clock_now() < give_up) {
+        loop_turn(s->loop, TURN);
+        r = 0;
+    }
+    return r == 0 && record.type == WIRE_ANSWER;
+}
+
+/* Only an end that has noted for good whose the guest is lets the other one forget. */
+static void close_journal(struct source *s)
+{
+    struct err late;
+
+    if (say_forget(s)) {
+        if (journal_remove(&s->journal, &late) < 0)
+            log_warn(AREA, "%s", late.text);
+        return;
+    }
+    log_info(AREA, "the guest runs at %s, which has not said that it need not remember it: xmotion recover %.8s tells it once more",
+             s->config->address, s->id);
+    if (journal_advance(&s->journal, OUTGOING_LEFT, &late) < 0)
+        log_warn(AREA, "%s", late.text);
+}
+
+/* What stays here is an old copy of the guest's disks, which may be reused when it comes back. */
+static void mark_disks(struct source *s)
+{
+    struct err late;
+
+    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
+        const struct hv_disk *d = &s->guest->disks[i];
+
+        if (!d->read_only && d->label[0] == '/' && volume_left_mark(d->label, s->guest->uuid, &late) < 0)
+            log_info(AREA, "%s", late.text);
+    }
 }
 
 static enum source_outcome moved(struct source *s, struct err *err)
 {
-    int r = s->hv->ops->destroy(s->hv, err);
+    int r = journal_advance(&s->journal, OUTGOING_DONE, err);
 
+    if (r == 0)
+        r = s->hv->ops->destroy(s->hv, err);
+    if (r == 0)
+        r = fault_point("source.destroyed", err);
     hear_settled(s);
     if (r == 0 && s->config->remove_source_disks)
         r = remove_source_disks(s, err);
+    else if (r == 0)
+        mark_disks(s);
+    if (r == 0)
+        close_journal(s);
     if (r < 0) {
         (void)err_prefix(err, r, "the guest runs at %s, but something is left here", s->config->address);
         return SOURCE_MOVED_UNCLEAN;
@@ -123,9 +210,39 @@ static enum source_outcome unknown(struct source *s, struct err *err)
 
     (void)snprintf(why, sizeof(why), "%.190s", err->text);
     (void)err_set(err, -ENOTRECOVERABLE,
-                  "GO was sent to %s and no answer came (%s): the guest runs there, or nowhere. It is kept suspended here as %s--moved; look at %s before you resume or destroy it",
-                  s->config->address, why, s->guest->name, s->config->address);
+                  "GO was sent to %s and no answer came (%s): the guest runs there, or nowhere. It is kept suspended here; xmotion recover %.8s asks again",
+                  s->config->address, why, s->id);
     return SOURCE_UNKNOWN;
+}
+
+/* After GO only the target knows. It is asked until it answers, --reconnect-for has passed, or somebody has enough of it. */
+static enum source_outcome ask(struct source *s, struct err *err)
+{
+    uint64_t give_up = clock_now() + s->config->reconnect_ns;
+    struct err why = *err;
+    uint64_t wait = ASK_FIRST;
+    bool here;
+
+    if (s->connected)
+        control_finish(&s->control);
+    s->connected = false;
+    source_set_phase(s, "asking");
+    for (;;) {
+        if (ask_whose(s->config->identity, &s->journal.entry, ASK_TIMEOUT, &here, NULL) == 0)
+            break;
+        if (clock_now() + wait > give_up || source_cancelled(s))
+            return unknown(s, err);
+        for (uint64_t until = clock_now() + wait; clock_now() < until && !source_cancelled(s);) {
+            job_work(s->job);
+            loop_turn(s->loop, TURN);
+        }
+        wait = MIN(wait * 2, ASK_LONGEST);
+    }
+    if (!here)
+        return undo(s, &why, err);
+    s->state = SW_DONE;
+    s->times.running = clock_now();
+    return moved(s, err);
 }
 
 /* Runs however it ended, so that who was stopped can go on: here or there, $XMOTION_OUTCOME tells. */
@@ -147,14 +264,27 @@ enum source_outcome source_conclude(struct source *s, int r, struct err *err)
 {
     enum source_outcome outcome;
 
-    if (r == 0) {
-        outcome = moved(s, err);
-    } else {
+    if (s->state == SW_DONE) {
         struct err why = *err;
-        bool begun = s->state != SW_START;
 
+        outcome = moved(s, err);
+        if (r < 0 && outcome == SOURCE_MOVED) {
+            *err = why;
+            outcome = SOURCE_MOVED_UNCLEAN;
+        }
+    } else {
+        bool begun = s->state != SW_START;
+        struct err gone;
+        struct err why;
+
+        /* A guest that ends by itself takes its disks with it: what was read of them may have failed first. */
+        if (s->hv && s->state < SW_GO && source_serve_hv(s, &gone) == -ESRCH) {
+            *err = gone;
+            r = gone.code;
+        }
+        why = *err;
         if (source_feed(s, event_of(s, r)) == SW_ASK_PERSON)
-            outcome = unknown(s, err);
+            outcome = ask(s, err);
         else
             outcome = undo(s, &why, err);
         if (outcome == SOURCE_FAILED && !begun)

@@ -17,6 +17,9 @@ static int post_script(void *data, enum wire_type type, const void *body, uint32
 {
     struct source *s = data;
 
+    /* What a stream that was given up still answers is of no memory that the target knows. */
+    if (!__atomic_load_n(&s->script_open, __ATOMIC_SEQ_CST))
+        return 0;
     return control_post(&s->control, type, body, length, err);
 }
 
@@ -103,6 +106,7 @@ int source_memory_begin(struct source *s, struct err *err)
     if (r < 0)
         return r;
     s->times.memory_begin = clock_now();
+    __atomic_store_n(&s->script_open, true, __ATOMIC_SEQ_CST);
     (void)source_feed(s, SW_EV_MEMORY);
     return s->hv->ops->memory_kind == HV_MEMORY_STREAM ? begin_stream(s, err) : 0;
 }
@@ -118,6 +122,9 @@ static enum precopy_decision decide(struct source *s, int64_t dirty_pages)
                                .disk_tail_ns = source_disks_tail_ns(s),
                                .elapsed_ns = clock_now() - s->times.begin};
     enum precopy_decision d = precopy_decide(&st, &s->config->limits, &s->predicted_tail_ns);
+
+    if ((d == PRECOPY_CONTINUE || d == PRECOPY_WAIT) && source_throttle(s, &st) == PRECOPY_ABORT)
+        d = PRECOPY_ABORT;
 
     log_debug(AREA, "round %u: %lld pages dirty, %llu/s dirtied, %llu/s carried, disks %llu us, tail %llu us: %s",
               s->rounds, (long long)dirty_pages, (unsigned long long)s->dirtied_per_second,

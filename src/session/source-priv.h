@@ -5,9 +5,12 @@
 
 #include "hv/hv.h"
 #include "memsync/page-source.h"
+#include "memsync/precopy-policy.h"
+#include "mirror/care.h"
 #include "mirror/mirror-source.h"
 #include "session/control.h"
 #include "session/job.h"
+#include "session/journal.h"
 #include "session/source.h"
 #include "session/switchover.h"
 
@@ -44,19 +47,31 @@ struct source {
     struct stream *stream;
     uint64_t wire_bytes_before; /* of a stream that is closed already */
     unsigned int connections;
+    unsigned int connections_opened; /* of the stream at hand */
+    unsigned int drops;              /* times that the connections broke and were made anew */
     enum switchover_state state;
+    struct journal journal;
     const char *phase;
     struct source_times times;
     uint64_t predicted_tail_ns;
     uint64_t last_progress_ns;
 
+    struct mirror_source_config opened[HV_DISKS_MAX]; /* disks and trackers, before the mirrors are made */
     struct mirror_source *disks[HV_DISKS_MAX];
     bool disk_bulk_done[HV_DISKS_MAX];
     uint64_t disk_pass_ended_ns[HV_DISKS_MAX];
     struct mirror_source_stats disk_results[HV_DISKS_MAX]; /* of those that were closed early */
+    bool disks_begun; /* their bulk copy */
     bool disks_final; /* passes are begun by the final code, not by the driver */
 
+    struct care *care;
+    uint64_t care_ns; /* when it was asked last */
+    uint64_t rate;    /* octets a second that the stream may send now, CARE_NO_LIMIT: all it can */
+    struct precopy_throttle throttle;
+    unsigned int throttled; /* percent of its processor time that the guest has been given; 100: all */
+
     struct page_source *pages;
+    bool script_open; /* atomic: the target follows the memory script */
     pthread_t reader;
     bool reader_runs;
     int stream_fd;
@@ -75,6 +90,7 @@ struct source {
     /* Set by other threads under `lock`, looked at in each turn. */
     pthread_mutex_t lock;
     struct err failure; /* of a worker or the reader */
+    bool data_dropped;  /* a data connection broke */
     bool reader_done;
     bool round_done;
 
@@ -83,28 +99,52 @@ struct source {
     json_t *ready; /* what READY said */
 };
 
-/* source.c: serves everything that comes by itself until `done` says so. 0, or the migration's failure. */
+/* source-wait.c: serves everything that comes by itself until `done` says so. 0, or the migration's failure. */
 int source_wait(struct source *s, bool (*done)(struct source *s), struct err *err);
+/* A progress event, when one is due. */
+void source_tell_progress(struct source *s);
+/* Of that, the hypervisor's events alone. */
+int source_serve_hv(struct source *s, struct err *err);
+/* Somebody here wants it to end. */
+bool source_cancelled(const struct source *s);
 /* For source_wait. */
 bool source_is_suspended(struct source *s);
 /* Forgets the reply that was waited for. */
 void source_drop_reply(struct source *s);
+/* Any thread: the first failure ends the migration. */
+void source_fail(struct source *s, const struct err *failure);
+/* As stream_config wants it. */
+void source_stream_failed(void *source, const struct err *failure);
+/* The connections broke: nothing that the peer said. */
+bool source_link_is_lost(struct source *s);
+
 void source_set_phase(struct source *s, const char *phase);
 /* Feeds the switchover table; returns its action. */
 enum switchover_action source_feed(struct source *s, enum switchover_event event);
-/* Any thread: the first failure ends the migration. */
-void source_fail(struct source *s, const struct err *failure);
+
+/* source-link.c */
+int source_connect(struct source *s, const char *role, struct err *err);
+int source_make_stream(struct source *s, struct err *err);
+int source_open_data(struct source *s, struct err *err);
+/* The failure `code` is one of the connections, and everything can go on where it was. */
+bool source_may_reconnect(struct source *s, int code);
+/* `err` holds why. The guest runs on, memory is forgotten, the disks go on. Tries for --reconnect-for. */
+int source_reconnect(struct source *s, struct err *err);
 
 /* source-end.c: `r` and `err` are how the migration went; acts on it. */
 enum source_outcome source_conclude(struct source *s, int r, struct err *err);
 
 /* source-prepare.c */
-int source_connect(struct source *s, const char *role, struct err *err);
 json_t *source_prepare_message(struct source *s);
-int source_open_data(struct source *s, struct err *err);
+/* Whether what the target has of this disk is to be compared first. */
+bool source_reuses(const struct source *s, unsigned int disk);
 
 /* source-disks.c */
+/* Opens disks and trackers, which may take a while. */
 int source_disks_open(struct source *s, struct err *err);
+/* The peer's features are known: makes the mirrors. */
+int source_disks_create(struct source *s, struct err *err);
+void source_disks_finish(struct source *s);
 int source_disks_begin(struct source *s, struct err *err);
 /* One turn: begins passes where they are due. */
 int source_disks_drive(struct source *s, struct err *err);
@@ -116,6 +156,19 @@ int source_disks_drain(struct source *s, struct err *err);
 /* Suspended and drained: the last pass of every disk, until nothing is marked; then the audit. */
 int source_disks_final(struct source *s, struct err *err);
 json_t *source_disks_digests(struct source *s);
+
+/* source-care.c */
+int source_care_begin(struct source *s, struct err *err);
+/* Just before the first read. */
+void source_care_baseline(struct source *s);
+/* One turn: what the stream may send, what the guest may use. */
+int source_care_turn(struct source *s, struct err *err);
+void source_care_new_stream(struct source *s);
+/* What lateness means for the guest: PRECOPY_ABORT when nothing helps. */
+enum precopy_decision source_throttle(struct source *s, const struct precopy_stats *st);
+/* The guest gets all back. */
+void source_unthrottle(struct source *s);
+void source_care_finish(struct source *s);
 
 /* source-memory.c */
 int source_memory_begin(struct source *s, struct err *err);

@@ -54,6 +54,10 @@ json_t *source_status(struct source *s)
                        s->guest ? s->guest->name : s->config->guest, "peer", s->config->address, "phase", s->phase,
                        "elapsed_ms", ms_between(s->times.begin, clock_now()), "wire_bytes",
                        (json_int_t)wire_bytes(s), "disks", disks);
+    if (status && s->throttled != 100)
+        json_object_set_new(status, "throttled_percent", json_integer(s->throttled));
+    if (status && s->rate != CARE_NO_LIMIT && s->rate)
+        json_object_set_new(status, "rate_limit", json_integer((json_int_t)s->rate));
     if (status && s->guest && s->guest->memory)
         json_object_set_new(status, "memory", memory_progress(s));
     return status;
@@ -102,8 +106,8 @@ static json_t *disk_results(struct source *s, bool verified)
             mirror_source_stats(s->disks[i], &st);
         else if (s->disk_results[i].size)
             st = s->disk_results[i];
-        json_array_append_new(all, json_pack("{s:s, s:I, s:I, s:i, s:b}", "vbd", s->guest->disks[i].vbd, "size",
-                                             (json_int_t)st.size, "sent", (json_int_t)st.sent, "passes",
+        json_array_append_new(all, json_pack("{s:s, s:I, s:I, s:I, s:i, s:b}", "vbd", s->guest->disks[i].vbd, "size",
+                                             (json_int_t)st.size, "sent", (json_int_t)st.sent, "kept", (json_int_t)st.kept, "passes",
                                              (int)st.passes, "verified", verified));
     }
     return all;
@@ -147,6 +151,15 @@ static const char *outcome_name(enum source_outcome o)
     }
 }
 
+static json_t *care_result(struct source *s)
+{
+    struct care_stats st;
+
+    care_stats(s->care, &st);
+    return json_pack("{s:i, s:f, s:f, s:f}", "disks_watched", (int)st.watched, "braked_ms", (double)st.braked_ns / 1e6,
+                     "guest_latency_before_ms", (double)st.before_ns / 1e6, "guest_latency_during_ms", (double)st.during_ns / 1e6);
+}
+
 void source_report_result(struct source *s, enum source_outcome outcome, const struct err *err)
 {
     bool moved = outcome == SOURCE_MOVED || outcome == SOURCE_MOVED_UNCLEAN;
@@ -165,6 +178,10 @@ void source_report_result(struct source *s, enum source_outcome outcome, const s
                   "wire_bytes", (json_int_t)wire_bytes(s));
     if (!e)
         return;
+    if (s->drops)
+        json_object_set_new(e, "reconnected", json_integer(s->drops));
+    if (s->care)
+        json_object_set_new(e, "care", care_result(s));
     json_object_set_new(e, "error", outcome == SOURCE_MOVED ? json_null() : json_string(err->text));
     s->config->event(s->config->data, e);
     json_decref(e);

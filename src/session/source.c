@@ -4,7 +4,9 @@
 #include "session/source-priv.h"
 
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/log.h"
+#include "session/recover.h"
 #include "transport/wire.h"
 
 #include <assert.h>
@@ -12,9 +14,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define AREA           "session.source"
-#define TURN           (50 * NS_PER_MS)
-#define PROGRESS_EVERY (200 * NS_PER_MS)
+#define AREA "session.source"
 
 enum switchover_action source_feed(struct source *s, enum switchover_event event)
 {
@@ -37,144 +37,6 @@ void source_set_phase(struct source *s, const char *phase)
     json_decref(e);
 }
 
-void source_fail(struct source *s, const struct err *failure)
-{
-    pthread_mutex_lock(&s->lock);
-    if (!s->failure.code)
-        s->failure = *failure;
-    pthread_mutex_unlock(&s->lock);
-    loop_wake(s->loop);
-}
-
-static void stream_failed(void *data, const struct err *failure)
-{
-    source_fail(data, failure);
-}
-
-/* -- what comes by itself -- */
-
-static int serve_hv(struct source *s, struct err *err)
-{
-    struct hv_event e;
-    int r;
-
-    while ((r = s->hv->ops->next_event(s->hv, &e, err)) == 0) {
-        switch (e.kind) {
-        case HV_POLICY:
-            s->policy = e;
-            s->policy.text[0] = '\0';
-            break;
-        case HV_SUSPENDED:
-            s->suspended_seen = true;
-            s->times.suspended = clock_now();
-            if (s->times.suspended - s->times.suspend_begin > e.duration_ns && e.duration_ns)
-                s->times.suspend_begin = s->times.suspended - e.duration_ns;
-            break;
-        case HV_SAVED:
-            s->saved_seen = true;
-            break;
-        case HV_GONE:
-            return err_set(err, -ESRCH, "the guest ended by itself: %s", e.text);
-        case HV_FAILED:
-            return err_set(err, -EIO, "%s", e.text);
-        case HV_BUILT:
-        case HV_NOTHING:
-            break;
-        }
-    }
-    return r == -EAGAIN ? 0 : r;
-}
-
-/* Before GO the peer has undone its side, or will. After GO its word counts only if it says that its copy is gone. */
-static int peer_failed(const struct source *s, const json_t *message, struct err *err)
-{
-    const char *guest = json_string_value(json_object_get(message, "guest"));
-    int r = control_peer_error(message, err);
-
-    if (s->state == SW_GO && !(guest && strcmp(guest, "destroyed") == 0))
-        return err_prefix(err, -ECONNRESET, "after GO");
-    return r;
-}
-
-/* A reply is kept for whoever waits for it, and nothing is read past it: the peer may close when it has answered. */
-static int serve_control(struct source *s, struct err *err)
-{
-    struct record record;
-    json_t *message;
-    int r = control_work(&s->control, err);
-
-    while (r == 0 && !s->reply) {
-        r = control_next(&s->control, &record, err);
-        if (r < 0)
-            break;
-        r = control_parse(&record, &message, err);
-        if (r < 0)
-            break;
-        if (record.type == WIRE_FAILED) {
-            r = peer_failed(s, message, err);
-            json_decref(message);
-            return r;
-        }
-        s->reply = message;
-        s->reply_type = record.type;
-    }
-    return r == -EAGAIN ? 0 : r;
-}
-
-static int look_at_failures(struct source *s, struct err *err)
-{
-    struct err failure;
-
-    /* After GO only the control connection counts: the target may close data connections before RUNNING gets here. */
-    if (s->state == SW_GO)
-        return 0;
-    pthread_mutex_lock(&s->lock);
-    failure = s->failure;
-    pthread_mutex_unlock(&s->lock);
-    if (failure.code) {
-        *err = failure;
-        return failure.code;
-    }
-    if (loop_signals(s->loop) || (s->job && job_cancelled(s->job)))
-        return err_set(err, -ECANCELED, "cancelled");
-    return 0;
-}
-
-static int serve(struct source *s, struct err *err)
-{
-    int r;
-
-    if (s->job)
-        job_work(s->job);
-    r = s->hv && s->state != SW_GO ? serve_hv(s, err) : 0; /* after GO it is not ours to look at */
-    if (r == 0)
-        r = serve_control(s, err);
-    if (r == 0)
-        r = look_at_failures(s, err);
-    if (r == 0 && s->stream)
-        r = source_disks_drive(s, err);
-    if (r == 0)
-        r = source_memory_policy(s, err);
-    return r;
-}
-
-int source_wait(struct source *s, bool (*done)(struct source *s), struct err *err)
-{
-    for (;;) {
-        int r = serve(s, err);
-
-        if (r < 0)
-            return r;
-        if (done(s))
-            return 0;
-        if (clock_now() - s->last_progress_ns > PROGRESS_EVERY) {
-            s->last_progress_ns = clock_now();
-            source_report_progress(s);
-        }
-        loop_turn(s->loop, TURN);
-    }
-}
-
 static bool prepared(struct source *s)
 {
     return s->reply && s->reply_type == WIRE_PREPARED;
@@ -188,12 +50,6 @@ static bool ready(struct source *s)
 static bool running(struct source *s)
 {
     return s->reply && s->reply_type == WIRE_RUNNING;
-}
-
-void source_drop_reply(struct source *s)
-{
-    json_decref(s->reply);
-    s->reply = NULL;
 }
 
 /* -- in order of time -- */
@@ -223,6 +79,28 @@ static json_t *status_of(void *source)
     return source_status(source);
 }
 
+/* Durable before the target makes anything. */
+static int note_begun(struct source *s, struct err *err)
+{
+    struct journal_entry *e = &s->journal.entry;
+    int r = journal_open(&s->journal, s->config->state_dir, JOURNAL_OUTGOING, s->id, err);
+
+    if (r < 0)
+        return r;
+    (void)snprintf(e->name, sizeof(e->name), "%s", s->guest->name);
+    (void)snprintf(e->kind, sizeof(e->kind), "%s", s->guest->kind);
+    (void)snprintf(e->uuid, sizeof(e->uuid), "%s", s->guest->uuid);
+    e->guest = hv_guest_to_json(s->guest);
+    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
+        e->volumes[i] = (struct volume){.kind = VOLUME_EXISTING, .size = s->guest->disks[i].size};
+        (void)snprintf(e->volumes[i].path, sizeof(e->volumes[i].path), "%s", s->guest->disks[i].label);
+    }
+    e->volume_count = s->guest->disk_count;
+    r = conn_canonical_address(s->config->address, e->peer, err);
+    return r == 0 ? journal_write(&s->journal, err) : r;
+}
+
+/* Trackers first: one may take its time to settle, in which no peer need wait for an answer of ours. */
 static int begin(struct source *s, struct err *err)
 {
     int r = open_guest(s, err);
@@ -232,9 +110,15 @@ static int begin(struct source *s, struct err *err)
     if (r < 0)
         return r;
     s->guest = s->hv->ops->guest(s->hv);
-    r = s->hv->ops->check(s->hv, err);
+    r = recover_before(s->config->state_dir, s->config->identity, s->guest->kind, s->guest->uuid, err);
+    if (r == 0)
+        r = s->hv->ops->check(s->hv, err);
     if (r == 0)
         r = job_create(&s->job, s->loop, s->id, status_of, s, err);
+    if (r == 0)
+        r = source_disks_open(s, err);
+    if (r == 0)
+        r = source_care_begin(s, err);
     if (r == 0)
         r = source_connect(s, "control", err);
     return r;
@@ -242,35 +126,40 @@ static int begin(struct source *s, struct err *err)
 
 static int prepare(struct source *s, struct err *err)
 {
-    struct stream_config c = {.failed = stream_failed, .data = s};
     int r;
 
     source_set_phase(s, "prepare");
-    r = control_send(&s->control, WIRE_PREPARE, source_prepare_message(s), err);
+    r = note_begun(s, err);
+    if (r == 0)
+        r = control_send(&s->control, WIRE_PREPARE, source_prepare_message(s), err);
     if (r == 0)
         r = source_wait(s, prepared, err);
     if (r < 0)
         return r;
     source_drop_reply(s);
     (void)source_feed(s, SW_EV_PREPARED);
-    r = stream_create(&s->stream, &c, err);
+    r = fault_point("source.prepared", err);
     if (r == 0)
-        r = source_disks_open(s, err);
+        r = source_make_stream(s, err);
     if (r == 0)
-        r = source_open_data(s, err);
-    return r;
+        r = source_disks_create(s, err);
+    return r == 0 ? source_open_data(s, err) : r;
 }
 
 /* Storage first: memory converges faster, and is not sent twice for having waited for the disks. */
 static bool disks_converged(struct source *s)
 {
     const struct precopy_limits *l = &s->config->limits;
+    struct precopy_stats st = {.dirty_pages = -1, .elapsed_ns = clock_now() - s->times.begin};
 
     if (!source_disks_bulk_done(s))
         return false;
-    if (source_disks_tail_ns(s) <= l->downtime_ns / 2)
+    st.disk_tail_ns = source_disks_tail_ns(s);
+    if (st.disk_tail_ns <= l->downtime_ns / 2)
         return true;
-    return l->timeout_ns && clock_now() - s->times.begin >= l->timeout_ns;
+    if (!l->timeout_ns || st.elapsed_ns < l->timeout_ns)
+        return false;
+    return l->on_timeout != PRECOPY_TIMEOUT_THROTTLE || source_throttle(s, &st) == PRECOPY_ABORT;
 }
 
 static int copy_disks(struct source *s, struct err *err)
@@ -278,12 +167,17 @@ static int copy_disks(struct source *s, struct err *err)
     int r;
 
     source_set_phase(s, "disks");
-    r = source_disks_begin(s, err);
+    if (!s->disks_begun)
+        source_care_baseline(s);
+    r = s->disks_begun ? 0 : source_disks_begin(s, err);
+    s->disks_begun = true;
+    if (r == 0)
+        r = fault_point("source.disks", err);
     if (r == 0)
         r = source_wait(s, disks_converged, err);
     s->predicted_tail_ns = source_disks_tail_ns(s);
     if (r == 0 && s->predicted_tail_ns > s->config->limits.downtime_ns &&
-        s->config->limits.on_timeout == PRECOPY_TIMEOUT_ABORT)
+        s->config->limits.on_timeout != PRECOPY_TIMEOUT_STOP)
         r = err_set(err, -ETIMEDOUT,
                     "the disks are written faster than they can be copied: the last pass would still take %llu ms, the downtime is set to %llu ms (see --downtime, --on-timeout=stop)",
                     (unsigned long long)(s->predicted_tail_ns / NS_PER_MS),
@@ -310,6 +204,8 @@ static int stop_guest(struct source *s, struct err *err)
         source_set_phase(s, "memory");
         r = source_memory_begin(s, err);
         if (r == 0)
+            r = fault_point("source.memory", err);
+        if (r == 0)
             r = source_memory_converge(s, err);
     }
     return r;
@@ -318,11 +214,12 @@ static int stop_guest(struct source *s, struct err *err)
 /* The guest stands still. Its disks and what is left of its memory go out together. */
 static int last_passes(struct source *s, struct err *err)
 {
-    int r;
+    int r = fault_point("source.suspended", err);
 
     (void)source_feed(s, SW_EV_SUSPENDED);
     s->disks_final = true;
-    r = source_disks_drain(s, err);
+    if (r == 0)
+        r = source_disks_drain(s, err);
     s->times.drained = clock_now();
     if (r == 0)
         r = source_disks_final(s, err);
@@ -350,6 +247,8 @@ static int final(struct source *s, struct err *err)
         r = control_send(&s->control, WIRE_FINAL, json_pack("{s:o}", "disks", source_disks_digests(s)), err);
     s->times.final_sent = clock_now();
     if (r == 0)
+        r = fault_point("source.final", err);
+    if (r == 0)
         r = source_wait(s, ready, err);
     if (r < 0)
         return r;
@@ -359,7 +258,7 @@ static int final(struct source *s, struct err *err)
     r = compare_digests(s, s->ready, err);
     if (r == 0)
         (void)source_feed(s, SW_EV_READY);
-    return r;
+    return r == 0 ? fault_point("source.ready", err) : r;
 }
 
 /*
@@ -369,28 +268,40 @@ static int final(struct source *s, struct err *err)
  */
 static int go(struct source *s, struct err *err)
 {
-    int r = s->hv->ops->set_aside(s->hv, err);
+    int r;
 
+    job_work(s->job);
+    loop_turn(s->loop, 0);
+    if (source_cancelled(s)) /* the last moment for it */
+        return err_set(err, -ECANCELED, "cancelled: the guest goes on here");
+    job_refuse(s->job, "it is too late to cancel: the guest is being handed over");
+    r = journal_advance(&s->journal, OUTGOING_COMMIT, err);
+    if (r == 0)
+        r = fault_point("source.commit", err);
+    if (r == 0)
+        r = s->hv->ops->set_aside(s->hv, err);
+    if (r == 0)
+        r = fault_point("source.aside", err);
     if (r < 0)
         return r;
     (void)source_feed(s, SW_EV_GO);
     s->times.go = clock_now();
     r = control_send(&s->control, WIRE_GO, json_object(), err);
     if (r == 0)
+        r = fault_point("source.go", err);
+    if (r == 0)
         r = source_wait(s, running, err);
     if (r < 0)
         return r;
     s->times.running = clock_now();
     (void)source_feed(s, SW_EV_RUNNING);
-    return 0;
+    return fault_point("source.running", err);
 }
 
-static int migrate(struct source *s, struct err *err)
+static int copy_and_switch(struct source *s, struct err *err)
 {
-    int r = prepare(s, err);
+    int r = copy_disks(s, err);
 
-    if (r == 0)
-        r = copy_disks(s, err);
     if (r == 0)
         r = stop_guest(s, err);
     if (r == 0)
@@ -399,6 +310,20 @@ static int migrate(struct source *s, struct err *err)
         r = final(s, err);
     if (r == 0)
         r = go(s, err);
+    return r;
+}
+
+static int migrate(struct source *s, struct err *err)
+{
+    int r = prepare(s, err);
+
+    if (r == 0)
+        r = copy_and_switch(s, err);
+    while (r < 0 && source_may_reconnect(s, r)) {
+        r = source_reconnect(s, err);
+        if (r == 0)
+            r = copy_and_switch(s, err);
+    }
     return r;
 }
 
@@ -421,6 +346,8 @@ static int source_init(struct source *s, const struct source_config *config, str
     s->config = config;
     s->connections = config->connections;
     s->stream_fd = -1;
+    s->journal.lock = -1;
+    s->throttled = 100;
     s->phase = "start";
     s->times.begin = clock_now();
     pthread_mutex_init(&s->lock, NULL);
@@ -445,10 +372,11 @@ static void source_finish(struct source *s)
     source_memory_finish(s);
     stream_destroy(s->stream);
     page_source_destroy(s->pages);
-    for (unsigned int i = 0; i < HV_DISKS_MAX; i++)
-        mirror_source_destroy(s->disks[i]);
+    source_disks_finish(s);
+    source_care_finish(s);
     if (s->connected)
         control_finish(&s->control);
+    journal_close(&s->journal);
     json_decref(s->reply);
     json_decref(s->ready);
     loop_destroy(s->loop);

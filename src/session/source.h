@@ -16,17 +16,24 @@
 struct source_disk_map {
     const char *vbd;
     const char *path; /* at the target */
+    bool reuse;       /* what it holds is compared first, not overwritten unseen */
 };
 
 struct source_config {
     const char *guest;   /* "vm1", "proc:NAME", "disk:/dev/..." */
     const char *address; /* of the receiver */
     const struct identity *identity;
+    const char *state_dir; /* of the journal */
     const char *sr;      /* NULL: the receiver's first */
     struct source_disk_map maps[SOURCE_DISK_MAPS];
     unsigned int map_count;
     struct precopy_limits limits;
     unsigned int connections;
+    uint64_t reconnect_ns; /* how long to try again when the connections break; 0 never */
+    uint64_t max_bandwidth; /* octets a second while the guest runs; 0 no limit */
+    bool brake;            /* keep the source's disks quick for the guest */
+    bool reuse;            /* every disk */
+    bool verify;           /* the target reads back what it wrote */
     bool zstd;
     bool remove_source_disks;
     const char *stop_command; /* disk: only */

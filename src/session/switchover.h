@@ -15,7 +15,7 @@ enum switchover_state {
     SW_GO,        /* GO sent (source) or received (target): the target owns the guest */
     SW_DONE,      /* the guest runs at the target */
     SW_UNDONE,    /* the guest is at the source, nothing is at the target */
-    SW_UNKNOWN,   /* source only: GO sent, no answer: a person decides */
+    SW_UNKNOWN,   /* source only: GO sent, no answer: recovery.h goes on */
     SW_STATE_COUNT
 };
 
@@ -28,16 +28,19 @@ enum switchover_event {
     SW_EV_RUNNING,
     SW_EV_FAILED,      /* this end failed, was cancelled or ran out of time */
     SW_EV_PEER_FAILED, /* the peer said FAILED or ABORT, and has undone (or will undo) its side */
-    SW_EV_PEER_LOST,   /* the connection broke, or the peer is silent */
+    SW_EV_PEER_LOST,   /* the connection broke, or the peer is silent, for good: no way or no time left to resume */
+    SW_EV_DROPPED,     /* the connection broke, and may come back within --reconnect-for */
     SW_EV_COUNT
 };
 
 enum switchover_action {
     SW_NOTHING,    /* go on */
+    SW_PARK,       /* source: end the save, the guest runs on here, disks and their chains wait. target: destroy the domain, volumes and
+                    * chains wait. SW_EV_PEER_LOST when that took too long */
     SW_UNDO,       /* source: end the save, the guest runs on here. target: destroy domain and volumes */
     SW_RUN,        /* target: start the guest */
     SW_KEEP,       /* source: the guest is the target's now: destroy the domain here */
-    SW_ASK_PERSON, /* source: start nothing, destroy nothing */
+    SW_ASK_PERSON, /* source: start nothing, destroy nothing; recovery asks the receiver, and else a person */
     SW_REFUSE,     /* this event cannot come in this state: a bug or a hostile peer; treat it as SW_EV_FAILED */
 };
 

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-static int take(void *data, const struct record *record, struct err *err)
+static int take(void *data, const struct record *record, struct wire_need *need, struct err *err)
 {
     struct target *t = data;
     struct wire_disk_head head;
@@ -21,42 +21,51 @@ static int take(void *data, const struct record *record, struct err *err)
     }
     r = wire_check_disk_data(record->body, record->length, t->disk_sizes, t->guest.disk_count, &head, &payload, err);
     if (r == 0)
-        r = mirror_target_write(t->disks[head.disk], &head, record->body + WIRE_DISK_HEAD_SIZE, payload, err);
+        r = mirror_target_write(t->disks[head.disk], &head, record->body + WIRE_DISK_HEAD_SIZE, payload, need, err);
     return r;
 }
 
-static int enter(struct target *t, struct conn *c, unsigned int *ret_slot, struct err *err)
+static int enter(struct target *t, struct conn *c, unsigned int number, struct err *err)
 {
     int r = 0;
 
     pthread_mutex_lock(&t->lock);
     if (!t->accepting)
         r = err_set(err, -EPROTO, "a data connection that nobody waits for");
-    for (*ret_slot = 0; r == 0 && *ret_slot < TARGET_CONNECTIONS_MAX && t->data[*ret_slot]; (*ret_slot)++)
-        ;
-    if (r == 0 && *ret_slot == TARGET_CONNECTIONS_MAX)
-        r = err_set(err, -EPROTO, "more than %d data connections", TARGET_CONNECTIONS_MAX);
+    else if (number >= TARGET_CONNECTIONS_MAX || t->data[number])
+        r = err_set(err, -EPROTO, "data connection %u: expected a number below %d, each once", number,
+                    TARGET_CONNECTIONS_MAX);
+    /* Whoever opens data connections has heard RESUMED: what it said is settled, and counts begin anew. */
+    if (r == 0 && t->unheard) {
+        memset(t->taken, 0, sizeof(t->taken));
+        t->unheard = t->fresh = false;
+    }
     if (r == 0) {
-        t->data[*ret_slot] = c;
+        t->data[number] = c;
+        t->taken[number] = 0;
         t->data_count++;
     }
     pthread_mutex_unlock(&t->lock);
     return r;
 }
 
-static void leave(struct target *t, unsigned int slot)
+static void leave(struct target *t, unsigned int number, uint64_t taken, int error)
 {
     pthread_mutex_lock(&t->lock);
-    t->data[slot] = NULL;
+    t->data[number] = NULL;
+    t->taken[number] = taken;
     t->data_count--;
+    /* One that ends between two records is the sender's to end, but not while it still sends. */
+    if (error == 0 ? t->accepting : conn_error_is_drop(error))
+        t->data_dropped = true;
     pthread_cond_broadcast(&t->left);
     pthread_mutex_unlock(&t->lock);
 }
 
-int target_data(struct target *t, struct conn *c, struct err *err)
+int target_data(struct target *t, struct conn *c, unsigned int number, struct err *err)
 {
-    unsigned int slot;
-    int r = enter(t, c, &slot, err);
+    uint64_t taken = 0;
+    int r = enter(t, c, number, err);
 
     if (r < 0)
         return r;
@@ -64,10 +73,15 @@ int target_data(struct target *t, struct conn *c, struct err *err)
     conn_set_timeout(c, UINT64_MAX); /* idle data connections are normal; the control connection watches the peer */
     r = control_answer_hello(c, err);
     if (r == 0)
-        r = stream_receive(c, take, t, err);
+        r = stream_receive(c, take, t, &taken, err);
+    if (conn_error_is_drop(r)) {
+        pthread_mutex_lock(&t->lock);
+        t->data_dropped = true;
+        pthread_mutex_unlock(&t->lock);
+    }
     if (r < 0 && r != -ECANCELED)
         target_fail(t, err);
-    leave(t, slot);
+    leave(t, number, taken, r);
     return r;
 }
 

@@ -3,12 +3,32 @@
  * the receiver's configuration names, and nothing that somebody uses. */
 #include "session/target-priv.h"
 
+#include "base/bytes.h"
+#include "base/fault.h"
 #include "base/log.h"
+#include "mirror/volume-left.h"
 
 #include <string.h>
 #include <unistd.h>
 
-#define AREA "session.target"
+#define AREA            "session.target"
+#define RECONNECT_MAX_S (7 * 24 * 3600) /* volumes do not wait for ever for a sender */
+
+/* Members that may be missing are of their type when they are there. */
+static int check_types(const json_t *message, struct err *err)
+{
+    const json_t *sr = json_object_get(message, "sr");
+    const json_t *targets = json_object_get(message, "targets");
+    const json_t *reuse = json_object_get(message, "reuse");
+
+    if (sr && !json_is_string(sr) && !json_is_null(sr))
+        return err_set(err, -EPROTO, "'sr' must be a text");
+    if (targets && !json_is_object(targets) && !json_is_null(targets))
+        return err_set(err, -EPROTO, "'targets' must be an object");
+    if (reuse && !json_is_array(reuse) && !json_is_null(reuse))
+        return err_set(err, -EPROTO, "'reuse' must be a list");
+    return 0;
+}
 
 static int choose_sr(struct target *t, const json_t *message, struct err *err)
 {
@@ -75,16 +95,44 @@ static int choose_named(struct target *t, const json_t *message, struct err *err
     return 0;
 }
 
+/* "reuse": ["xvda", ...] */
+static int choose_reused(struct target *t, const json_t *message, struct err *err)
+{
+    const json_t *list = json_object_get(message, "reuse");
+    const json_t *value;
+    size_t n;
+
+    json_array_foreach(list, n, value)
+    {
+        const char *vbd = json_string_value(value);
+        unsigned int i;
+
+        for (i = 0; vbd && i < t->guest.disk_count && strcmp(t->guest.disks[i].vbd, vbd) != 0; i++)
+            ;
+        if (!vbd || i == t->guest.disk_count)
+            return err_set(err, -EINVAL, "--reuse: the guest has no disk \"%s\"", vbd ? vbd : "?");
+        t->reused[i] = true;
+    }
+    return 0;
+}
+
 int target_parse_prepare(struct target *t, json_t *message, struct err *err)
 {
+    json_int_t reconnect_s = json_integer_value(json_object_get(message, "reconnect_s"));
     int r = hv_guest_from_json(&t->guest, json_object_get(message, "guest"), err);
 
     t->prepare = json_incref(message);
     if (r < 0)
         return r;
     t->guest_parsed = true;
-    r = choose_sr(t, message, err);
-    return r == 0 ? choose_named(t, message, err) : r;
+    t->verify = json_is_true(json_object_get(message, "verify"));
+    t->journal.entry.reconnect_s = (uint64_t)MIN(MAX(reconnect_s, 0), RECONNECT_MAX_S);
+    r = check_types(message, err);
+    if (r == 0)
+        r = choose_sr(t, message, err);
+    if (r == 0)
+        r = choose_named(t, message, err);
+    return r == 0 ? choose_reused(t, message, err) : r;
 }
 
 /* Two disks of one guest may bear one name, in different places at the source: xvdb's becomes NAME.xvdb then. */
@@ -106,9 +154,37 @@ static void plan_name(const struct target *t, unsigned int i, char *ret)
     }
 }
 
+/* An existing volume of the planned name: only the guest's own old copy, and only when it is to be reused. */
+static int plan_existing(struct target *t, unsigned int i, struct err *err)
+{
+    struct volume *v = &t->journal.entry.volumes[i];
+
+    if (!t->reused[i])
+        return err_set(err, -EEXIST, "%s is there already at the target: remove it, reuse it (--reuse), or choose another --sr or --disk",
+                       v->path);
+    if (!volume_left_by(v->path, t->guest.uuid))
+        return err_set(err, -EACCES, "%s at the target is not marked as an old copy of this guest: to reuse it, start the receiver with --allow-disk %s and name it with --disk %s=%s,reuse",
+                       v->path, v->path, t->guest.disks[i].vbd, v->path);
+    v->kind = VOLUME_EXISTING;
+    return volume_adopt_check(v->path, v->size, err);
+}
+
+/* Two disks in one volume would write over each other. */
+static int check_alone(const struct target *t, unsigned int i, struct err *err)
+{
+    const struct volume *all = t->journal.entry.volumes;
+
+    for (unsigned int j = 0; j < i; j++) {
+        if (strcmp(all[j].path, all[i].path) == 0)
+            return err_set(err, -EINVAL, "%s is where both disk %s and disk %s would be: name another place for one with --disk",
+                           all[i].path, t->guest.disks[j].vbd, t->guest.disks[i].vbd);
+    }
+    return 0;
+}
+
 static int plan_volumes(struct target *t, struct err *err)
 {
-    struct journal_entry *j = &t->journal;
+    struct journal_entry *j = &t->journal.entry;
 
     for (unsigned int i = 0; i < t->guest.disk_count; i++) {
         char name[VOLUME_NAME_MAX];
@@ -118,36 +194,54 @@ static int plan_volumes(struct target *t, struct err *err)
             j->volumes[i].kind = VOLUME_EXISTING;
             j->volumes[i].size = t->guest.disks[i].size;
             (void)strcpy(j->volumes[i].path, t->named[i]);
+            r = check_alone(t, i, err);
+            if (r < 0)
+                return r;
             continue;
         }
         plan_name(t, i, name);
         r = volume_plan(&j->volumes[i], t->sr, name, t->guest.disks[i].size, err);
+        if (r == 0)
+            r = check_alone(t, i, err);
         if (r < 0)
             return r;
         if (access(j->volumes[i].path, F_OK) == 0)
-            return err_set(err, -EEXIST, "%s is there already at the target: remove it, or choose another --sr or --disk",
-                           j->volumes[i].path);
+            r = plan_existing(t, i, err);
+        else
+            t->reused[i] = false;
+        if (r < 0)
+            return r;
     }
     j->volume_count = t->guest.disk_count;
     return 0;
 }
 
+/* For what is planned to be made: whether a volume that shall be used again is there is known by then. */
+static int check_space(const struct target *t, struct err *err)
+{
+    uint64_t needed = 0; /* hv_guest_from_json bounds the sum */
+
+    for (unsigned int i = 0; i < t->guest.disk_count; i++) {
+        if (t->journal.entry.volumes[i].kind != VOLUME_EXISTING)
+            needed += t->guest.disks[i].size;
+    }
+    return needed ? volume_sr_check(t->sr, needed, err) : 0;
+}
+
 int target_check(struct target *t, struct err *err)
 {
-    uint64_t needed = 0;
     int r;
 
     for (unsigned int i = 0; i < t->guest.disk_count; i++) {
         r = t->named[i] ? volume_adopt_check(t->named[i], t->guest.disks[i].size, err) : 0;
         if (r < 0)
             return err_prefix(err, r, "disk %s", t->guest.disks[i].vbd);
-        needed += t->named[i] ? 0 : t->guest.disks[i].size;
+        if (!t->named[i] && !t->sr)
+            return err_set(err, -EINVAL, "the receiver has no SR for new volumes: start it with --sr there, or name every disk with --disk");
     }
-    if (needed && !t->sr)
-        return err_set(err, -EINVAL, "the receiver has no SR for new volumes: start it with --sr there, or name every disk with --disk");
-    r = needed ? volume_sr_check(t->sr, needed, err) : 0;
+    r = plan_volumes(t, err);
     if (r == 0)
-        r = plan_volumes(t, err);
+        r = check_space(t, err);
     if (r == 0 && !t->hv)
         r = hv_target_open(&t->hv, &t->guest, err);
     if (r == 0)
@@ -157,67 +251,103 @@ int target_check(struct target *t, struct err *err)
 
 static int make_volume(struct target *t, unsigned int i, struct err *err)
 {
-    struct volume *v = &t->journal.volumes[i];
-    int r;
+    const struct volume *v = &t->journal.entry.volumes[i];
+    struct volume adopted;
 
     if (v->kind != VOLUME_EXISTING)
-        return volume_create(v, t->sr, t->journal.session, err);
-    r = volume_adopt(v, t->named[i], v->size, err);
-    t->adopted[i] = r == 0;
-    return r;
+        return volume_create(v, t->sr, t->journal.entry.session, err);
+    return volume_adopt(&adopted, v->path, v->size, t->reused[i], err);
 }
 
 /* The journal first: what is made afterwards can be found again. */
 int target_make_volumes(struct target *t, struct err *err)
 {
+    struct journal_entry *e = &t->journal.entry;
     int r;
 
-    (void)strcpy(t->journal.guest, t->guest.name);
-    (void)strcpy(t->journal.kind, t->guest.kind);
-    r = journal_write(t->config->state_dir, &t->journal, err);
-    t->journal_written = r == 0;
+    (void)snprintf(e->peer, sizeof(e->peer), "%s", t->fingerprint);
+    (void)snprintf(e->name, sizeof(e->name), "%s", t->guest.name);
+    (void)snprintf(e->kind, sizeof(e->kind), "%s", t->guest.kind);
+    (void)snprintf(e->uuid, sizeof(e->uuid), "%s", t->guest.uuid);
+    e->guest = json_incref(json_object_get(t->prepare, "guest"));
+    e->verify = t->verify;
+    for (unsigned int i = 0; i < t->guest.disk_count; i++)
+        e->reused |= (uint64_t)t->reused[i] << i;
+    r = journal_write(&t->journal, err);
+    if (r == 0)
+        r = fault_point("target.prepare", err);
     for (unsigned int i = 0; r == 0 && i < t->guest.disk_count; i++) {
         r = make_volume(t, i, err);
         if (r < 0)
             return err_prefix(err, r, "disk %s", t->guest.disks[i].vbd);
     }
-    return r;
+    return r == 0 ? journal_advance(&t->journal, INCOMING_PREPARED, err) : r;
 }
 
-void target_remove_volumes(struct target *t)
+/* What cannot be removed stays in the journal: recovery tries again. */
+int target_remove_volumes(struct target *t, struct err *err)
 {
-    struct err err;
-    bool all = true;
+    struct journal_entry *e = &t->journal.entry;
+    int result = 0;
 
-    if (!t->journal_written)
-        return;
-    for (unsigned int i = 0; i < t->journal.volume_count; i++) {
-        if (volume_remove(&t->journal.volumes[i], t->journal.session, &err) < 0) {
-            log_error(AREA, "%s", err.text);
-            all = false;
-        }
+    if (!t->journal.written)
+        return 0;
+    for (unsigned int i = 0; i < e->volume_count; i++) {
+        int r = volume_remove(&e->volumes[i], e->session, result == 0 ? err : NULL);
+
+        result = result == 0 ? r : result;
     }
-    /* What could not be removed stays in the journal: the next start of the receiver tries again. */
-    if (all && journal_remove(t->config->state_dir, t->journal.session, &err) < 0)
-        log_error(AREA, "%s", err.text);
+    return result == 0 ? journal_remove(&t->journal, err) : result;
+}
+
+static int open_disk(struct target *t, unsigned int i, struct err *err)
+{
+    const char *path = t->journal.entry.volumes[i].path;
+    struct mirror_target_config c = {0};
+    int r = blockdev_open_file(&c.dev, path, BLOCKDEV_WRITE | BLOCKDEV_EXCLUSIVE, err);
+
+    if (r < 0)
+        return r;
+    if (c.dev->size != t->guest.disks[i].size)
+        r = err_set(err, -EIO, "%s has %llu octets, %llu were asked for", path, (unsigned long long)c.dev->size,
+                    (unsigned long long)t->guest.disks[i].size);
+    else if (t->verify)
+        r = blockdev_open_file(&c.back, path, BLOCKDEV_DIRECT, err);
+    if (r < 0) {
+        blockdev_close(c.dev);
+        return r;
+    }
+    return mirror_target_create(&t->disks[i], &c, err);
 }
 
 int target_open_disks(struct target *t, struct err *err)
 {
     for (unsigned int i = 0; i < t->guest.disk_count; i++) {
-        struct blockdev *dev;
-        int r = blockdev_open_file(&dev, t->journal.volumes[i].path, BLOCKDEV_WRITE | BLOCKDEV_EXCLUSIVE, err);
+        int r = open_disk(t, i, err);
 
-        if (r == 0 && dev->size != t->guest.disks[i].size) {
-            r = err_set(err, -EIO, "%s has %llu octets, %llu were asked for", t->journal.volumes[i].path,
-                        (unsigned long long)dev->size, (unsigned long long)t->guest.disks[i].size);
-            blockdev_close(dev);
-        }
-        if (r == 0)
-            r = mirror_target_create(&t->disks[i], dev, err);
         if (r < 0)
             return err_prefix(err, r, "disk %s", t->guest.disks[i].vbd);
         t->disk_sizes[i] = t->guest.disks[i].size;
     }
     return 0;
+}
+
+int target_reopen(struct target *t, struct err *err)
+{
+    const struct journal_entry *e = &t->journal.entry;
+    int r = hv_guest_from_json(&t->guest, e->guest, err);
+
+    if (r < 0)
+        return r;
+    t->guest_parsed = true;
+    if (t->guest.disk_count != e->volume_count)
+        return err_set(err, -EBADMSG, "the journal names %u volumes for %u disks", e->volume_count, t->guest.disk_count);
+    t->verify = e->verify;
+    for (unsigned int i = 0; r == 0 && i < e->volume_count; i++) {
+        t->reused[i] = e->reused >> i & 1;
+        r = volume_reopen(&e->volumes[i], e->session, err);
+    }
+    if (r == 0)
+        r = hv_target_open(&t->hv, &t->guest, err);
+    return r == 0 ? target_open_disks(t, err) : r;
 }

@@ -3,23 +3,28 @@
 #include "session/target-priv.h"
 
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/log.h"
+#include "hv/hv-recover.h"
+#include "mirror/volume-left.h"
+#include "session/recover.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define AREA "session.target"
-#define TURN (50 * NS_PER_MS)
+#define AREA           "session.target"
+#define TURN           (50 * NS_PER_MS)
 #define SETTLE_TIMEOUT (10 * NS_PER_SEC)
+#define FORGET_WAIT    (20 * NS_PER_SEC) /* the sender destroys its half first */
 
-static enum switchover_action feed(struct target *t, enum switchover_event event)
+enum switchover_action target_feed(struct target *t, enum switchover_event event)
 {
     struct switchover_step step = switchover_next(SWITCHOVER_TARGET, t->state, event);
 
     log_debug(AREA, "%s: event %d -> %s", switchover_state_name(t->state), (int)event,
               switchover_state_name(step.next));
-    t->state = step.next;
+    __atomic_store_n(&t->state, step.next, __ATOMIC_SEQ_CST); /* who asks whose the guest is reads it too */
     return step.action;
 }
 
@@ -34,7 +39,7 @@ void target_fail(struct target *t, const struct err *failure)
 
 const char *target_session(const struct target *t)
 {
-    return t->journal.session;
+    return t->journal.entry.session;
 }
 
 const char *target_fingerprint(const struct target *t)
@@ -47,12 +52,17 @@ const char *target_guest(const struct target *t)
     return t->guest_parsed ? t->guest.name : "";
 }
 
+enum switchover_state target_state(struct target *t)
+{
+    return __atomic_load_n(&t->state, __ATOMIC_SEQ_CST);
+}
+
 void target_cancel(struct target *t)
 {
-    struct err err;
-
-    (void)err_set(&err, -ECANCELED, "the receiver was told to end");
-    target_fail(t, &err);
+    pthread_mutex_lock(&t->lock);
+    t->told_to_end = true;
+    pthread_mutex_unlock(&t->lock);
+    loop_wake(t->loop);
 }
 
 /* -- work that takes long, while the control connection stays alive -- */
@@ -75,7 +85,7 @@ static void *task_thread(void *data)
     return NULL;
 }
 
-static int run_task(struct target *t, int (*work)(struct target *t, struct err *err), struct err *err)
+int target_run_task(struct target *t, int (*work)(struct target *t, struct err *err), struct err *err)
 {
     struct task k = {.t = t, .work = work};
     struct err ignored;
@@ -96,7 +106,7 @@ static int run_task(struct target *t, int (*work)(struct target *t, struct err *
 
 /* -- in order of time -- */
 
-static int serve_hv(struct target *t, struct err *err)
+int target_serve_hv(struct target *t, struct err *err)
 {
     struct hv_event e;
     int r;
@@ -114,16 +124,30 @@ static int serve_hv(struct target *t, struct err *err)
     return r == -EAGAIN ? 0 : r;
 }
 
-static int look_at_failures(struct target *t, struct err *err)
+int target_look_at_failures(struct target *t, struct err *err)
 {
     struct err failure;
+    bool back;
+    bool dissolve;
+    bool told_to_end;
 
     pthread_mutex_lock(&t->lock);
+    told_to_end = t->told_to_end;
     failure = t->failure;
+    back = t->resumed != NULL;
+    dissolve = t->dissolve;
     pthread_mutex_unlock(&t->lock);
+    if (told_to_end)
+        return err_set(err, -ECANCELED, "the receiver was told to end");
+    if (dissolve)
+        return err_set(err, -ECANCELED, "the sender asked for an end of it");
     if (failure.code) {
         *err = failure;
         return failure.code;
+    }
+    if (back) {
+        t->control.broken = -ECONNRESET;
+        return err_set(err, -ECONNRESET, "the sender came back on another connection");
     }
     return job_cancelled(t->job) ? err_set(err, -ECANCELED, "cancelled at the target") : 0;
 }
@@ -132,187 +156,87 @@ static int look_at_failures(struct target *t, struct err *err)
 static int next_record(struct target *t, struct record *ret, struct err *err)
 {
     for (;;) {
-        int r = serve_hv(t, err);
+        int r = target_serve_hv(t, err);
 
         job_work(t->job);
-        if (r == 0)
-            r = look_at_failures(t, err);
         if (r == 0)
             r = control_work(&t->control, err);
         if (r == 0)
             r = control_next(&t->control, ret, err);
+        if (r == 0 && ret->type == WIRE_ABORT) /* why the data connections ended */
+            return 0;
+        if (r == 0 || r == -EAGAIN) {
+            struct err failure;
+            int f = target_look_at_failures(t, &failure);
+
+            if (f < 0) {
+                *err = failure;
+                return f;
+            }
+        }
         if (r != -EAGAIN)
             return r;
         loop_turn(t->loop, TURN);
     }
 }
 
-static void script_done(void *data, const struct err *err)
+static bool is_forgotten(struct target *t)
 {
-    struct target *t = data;
+    return __atomic_load_n(&t->forget, __ATOMIC_SEQ_CST);
+}
 
-    if (err->code && err->code != -ECANCELED)
-        target_fail(t, err);
-    pthread_mutex_lock(&t->lock);
-    t->script_done = err->code == 0;
-    pthread_mutex_unlock(&t->lock);
+void target_forget(struct target *t)
+{
+    __atomic_store_n(&t->forget, true, __ATOMIC_SEQ_CST);
     loop_wake(t->loop);
 }
 
-/* May take long: dom0 gives memory up for the guest. */
-static int start_building(struct target *t, struct err *err)
+/* The sender has noted for good that the guest is here: nobody will ask about it any more. */
+static void wait_for_forget(struct target *t)
 {
-    const char *paths[HV_DISKS_MAX];
-
-    for (unsigned int i = 0; i < t->guest.disk_count; i++)
-        paths[i] = t->journal.volumes[i].path;
-    return t->hv->ops->memory_begin(t->hv, paths, &t->memory_fd, &t->memory_ram, err);
-}
-
-static int begin_memory(struct target *t, struct err *err)
-{
-    struct page_target_config c = {.max_pfn = t->guest.max_pfn, .script_done = script_done, .data = t};
-    struct page_target *pages;
-    int r;
-
-    if (t->hv->ops->memory_kind == HV_MEMORY_NONE || feed(t, SW_EV_MEMORY) == SW_REFUSE)
-        return err_set(err, -EPROTO, "MEMORY_BEGIN out of turn");
-    t->memory_fd = -1;
-    r = run_task(t, start_building, err);
-    c.fd = t->memory_fd;
-    c.ram = t->memory_ram;
-    if (r == 0)
-        r = loop_watch(t->loop, t->hv->ops->fd(t->hv), err);
-    if (r == 0)
-        r = page_target_create(&pages, &c, err);
-    if (r < 0)
-        return r;
-    pthread_mutex_lock(&t->lock);
-    t->pages = pages;
-    pthread_mutex_unlock(&t->lock);
-    return control_send(&t->control, WIRE_MEMORY_READY, json_object(), err);
-}
-
-static json_t *digests(struct target *t)
-{
-    json_t *all = json_array();
-
-    for (unsigned int i = 0; i < t->guest.disk_count; i++) {
-        char hex[17];
-
-        (void)snprintf(hex, sizeof(hex), "%016llx", (unsigned long long)mirror_target_digest(t->disks[i]));
-        json_array_append_new(all, json_pack("{s:s, s:s}", "vbd", t->guest.disks[i].vbd, "digest", hex));
-    }
-    return all;
-}
-
-static int flush(struct target *t, struct err *err)
-{
-    for (unsigned int i = 0; i < t->guest.disk_count; i++) {
-        int r = mirror_target_flush(t->disks[i], err);
-
-        if (r < 0)
-            return err_prefix(err, r, "disk %s", t->guest.disks[i].vbd);
-    }
-    return 0;
-}
-
-/* While the disks are copied: what is flushed now need not be flushed while the guest stands still. */
-static void *flusher_thread(void *data)
-{
-    struct target *t = data;
-    struct err err;
-
-    pthread_mutex_lock(&t->lock);
-    while (!t->flusher_stop) {
-        struct timespec until;
-
-        pthread_mutex_unlock(&t->lock);
-        (void)flush(t, &err); /* an error comes again at the last flush */
-        (void)clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec++;
-        pthread_mutex_lock(&t->lock);
-        if (!t->flusher_stop)
-            (void)pthread_cond_timedwait(&t->left, &t->lock, &until);
-    }
-    pthread_mutex_unlock(&t->lock);
-    return NULL;
-}
-
-static void stop_flusher(struct target *t)
-{
-    if (!t->flusher_runs)
-        return;
-    pthread_mutex_lock(&t->lock);
-    t->flusher_stop = true;
-    pthread_cond_broadcast(&t->left);
-    pthread_mutex_unlock(&t->lock);
-    (void)pthread_join(t->flusher, NULL);
-    t->flusher_runs = false;
-}
-
-/* Waits until the guest is complete: its whole stream taken, devices connected. A record that comes meanwhile is an ABORT. */
-static int wait_built(struct target *t, struct err *err)
-{
+    uint64_t give_up = clock_now() + FORGET_WAIT;
     struct record record;
-    bool completed = false;
-
-    if (!t->pages)
-        return 0;
-    page_target_end(t->pages);
-    while (!t->built) {
-        bool done;
-        int r;
-
-        pthread_mutex_lock(&t->lock);
-        done = t->script_done;
-        pthread_mutex_unlock(&t->lock);
-        r = done && !completed ? t->hv->ops->memory_complete(t->hv, err) : 0;
-        completed = completed || done;
-        if (r == 0)
-            r = serve_hv(t, err);
-        if (r == 0)
-            r = look_at_failures(t, err);
-        if (r == 0)
-            r = control_work(&t->control, err);
-        if (r == 0)
-            r = control_next(&t->control, &record, err);
-        if (r == 0)
-            return err_set(err, -ECANCELED, "the sender sent %s", wire_type_name((uint16_t)record.type));
-        if (r != -EAGAIN)
-            return r;
-        if (!t->built)
-            loop_turn(t->loop, TURN);
-    }
-    return 0;
-}
-
-static int final(struct target *t, const json_t *message, struct err *err)
-{
-    uint64_t begun = clock_now();
-    json_t *ours;
+    struct err late;
     int r;
 
-    if (t->state != SW_MEMORY && (t->state != SW_PREPARED || t->hv->ops->memory_kind != HV_MEMORY_NONE))
-        return err_set(err, -EPROTO, "FINAL out of turn");
-    ours = digests(t);
-    if (!json_equal(ours, json_object_get(message, "disks"))) {
-        json_decref(ours);
-        return err_set(err, -EBADMSG, "what was written here is not what the source read (the disks' digests differ)");
+    while ((r = control_next(&t->control, &record, NULL)) == -EAGAIN && clock_now() < give_up && !is_forgotten(t)) {
+        loop_turn(t->loop, TURN);
+        (void)control_work(&t->control, NULL);
     }
-    stop_flusher(t);
-    r = run_task(t, flush, err);
-    t->flush_ns = clock_now() - begun;
-    if (r == 0)
-        r = wait_built(t, err);
-    if (r < 0 || feed(t, SW_EV_READY) == SW_REFUSE) {
-        json_decref(ours);
-        return r < 0 ? r : err_set(err, -EPROTO, "FINAL out of turn");
+    if (!is_forgotten(t) && (r < 0 || record.type != WIRE_FORGET)) {
+        log_warn(AREA, "guest %s runs here; its sender has not said that it knows", t->guest.name);
+        return;
     }
-    return control_send(&t->control, WIRE_READY,
-                        json_pack("{s:o, s:f, s:f}", "disks", ours, "flush_ms", (double)t->flush_ns / 1e6, "build_ms",
-                                  (double)t->build_ns / 1e6),
-                        err);
+    if (journal_remove(&t->journal, &late) < 0) { /* it is said again, and answered when nothing is left */
+        log_warn(AREA, "%s", late.text);
+        return;
+    }
+    recover_unmark_released(target_session(t));
+    (void)control_send(&t->control, WIRE_ANSWER, json_pack("{s:s}", "guest", "here"), NULL);
+}
+
+/* What was an old copy is the guest's disk again. */
+static void unmark_disks(struct target *t)
+{
+    for (unsigned int i = 0; i < t->guest.disk_count; i++) {
+        if (t->reused[i])
+            volume_left_unmark(t->journal.entry.volumes[i].path);
+    }
+}
+
+/* Only a guest that certainly never ran may be undone. When whoever runs it dies on the way, what is found tells. */
+static int run(struct target *t, uint64_t *ret_ns, struct err *err)
+{
+    struct hv_found found = {0};
+    struct err look;
+    int r = t->hv->ops->run(t->hv, ret_ns, err);
+
+    if (r == 0 || !conn_error_is_drop(r))
+        return r;
+    if (hv_recover_find(&found, t->guest.kind, t->guest.name, t->guest.uuid, &look) == 0 && found.running)
+        return 0;
+    t->left_to_recovery = true;
+    return err_prefix(err, r, "whoever ran the guest died over it; xmotion recover brings it to its end");
 }
 
 /* From here on the guest is ours: the journal says so before it runs. */
@@ -321,25 +245,35 @@ static int go(struct target *t, struct err *err)
     uint64_t run_ns = 0;
     uint64_t settle_ns = 0;
     struct err late;
-    int r;
+    int r = fault_point("target.go", err);
 
-    if (feed(t, SW_EV_GO) != SW_RUN)
-        return err_set(err, -EPROTO, "GO out of turn");
-    t->journal.go = true;
-    r = journal_write(t->config->state_dir, &t->journal, err);
-    if (r == 0)
-        r = t->hv->ops->run(t->hv, &run_ns, err);
     if (r < 0)
         return r;
-    (void)feed(t, SW_EV_RUNNING);
+    if (target_feed(t, SW_EV_GO) != SW_RUN)
+        return err_set(err, -EPROTO, "GO out of turn");
+    r = journal_advance(&t->journal, INCOMING_GO, err);
+    if (r == 0)
+        r = fault_point("target.go-noted", err);
+    if (r == 0)
+        r = recover_mark_released(target_session(t), err);
+    if (r == 0)
+        r = run(t, &run_ns, err);
+    if (r < 0)
+        return r;
+    (void)target_feed(t, SW_EV_RUNNING);
+    (void)fault_point("target.run", &late); /* the guest runs: nothing can fail any more */
+    if (journal_advance(&t->journal, INCOMING_RUN, &late) < 0)
+        log_error(AREA, "guest %s runs here: %s", t->guest.name, late.text);
+    (void)fault_point("target.run-noted", &late);
     /* The sender may be gone: then it asks, or a person does. The guest runs. */
     if (control_send(&t->control, WIRE_RUNNING, json_pack("{s:f}", "run_ms", (double)run_ns / 1e6), &late) < 0)
         log_warn(AREA, "guest %s runs here, but its sender could not be told: %s", t->guest.name, late.text);
-    if (journal_remove(t->config->state_dir, t->journal.session, &late) < 0)
-        log_warn(AREA, "%s", late.text);
+    unmark_disks(t);
     if (t->hv->ops->settle(t->hv, SETTLE_TIMEOUT, &settle_ns, &late) < 0)
         log_warn(AREA, "guest %s: %s", t->guest.name, late.text);
     (void)control_send(&t->control, WIRE_SETTLED, json_pack("{s:f}", "settle_ms", (double)settle_ns / 1e6), NULL);
+    (void)fault_point("target.running", &late);
+    wait_for_forget(t);
     return 0;
 }
 
@@ -355,7 +289,7 @@ static int handle(struct target *t, const struct record *record, struct err *err
         return t->pages ? page_target_script(t->pages, record, err)
                         : err_set(err, -EPROTO, "a memory script before the memory was begun");
     case WIRE_MEMORY_BEGIN:
-        return begin_memory(t, err);
+        return target_begin_memory(t, err);
     case WIRE_GO:
         return go(t, err);
     case WIRE_ABORT:
@@ -370,7 +304,7 @@ static int handle(struct target *t, const struct record *record, struct err *err
     case WIRE_FINAL:
         r = control_parse(record, &message, err);
         if (r == 0) {
-            r = final(t, message, err);
+            r = target_final(t, message, err);
             json_decref(message);
         }
         return r;
@@ -389,31 +323,34 @@ static int prepare(struct target *t, struct err *err)
     r = target_parse_prepare(t, message, err);
     json_decref(message);
     if (r == 0)
-        r = run_task(t, target_check, err);
+        r = target_take_place(t, TARGET_BEGINS, err);
     if (r == 0)
-        r = run_task(t, target_make_volumes, err);
+        r = target_run_task(t, target_check, err);
+    if (r == 0)
+        r = target_run_task(t, target_make_volumes, err);
     if (r == 0)
         r = target_open_disks(t, err);
     if (r < 0)
         return r;
-    (void)feed(t, SW_EV_PREPARED);
-    if (pthread_create(&t->flusher, NULL, flusher_thread, t))
-        return err_set(err, -EAGAIN, "no thread");
-    t->flusher_runs = true;
+    (void)target_feed(t, SW_EV_PREPARED);
+    r = target_start_flusher(t, err);
+    if (r < 0)
+        return r;
     pthread_mutex_lock(&t->lock);
     t->accepting = true;
     pthread_mutex_unlock(&t->lock);
-    return control_send(&t->control, WIRE_PREPARED, json_object(), err);
+    r = control_send(&t->control, WIRE_PREPARED, json_object(), err);
+    return r == 0 ? fault_point("target.prepared", err) : r;
 }
 
-/* Everything that exists here because of this migration ceases to. */
-static void undo(struct target *t)
+/* Everything that exists here because of this migration ceases to. An error: something is left, which recovery will see to. */
+static int undo(struct target *t, struct err *err)
 {
-    struct err err;
+    int r = t->journal.written ? journal_advance(&t->journal, INCOMING_PREPARE, err) : 0;
 
-    stop_flusher(t);
-    if (t->hv && t->hv->ops->destroy(t->hv, &err) < 0)
-        log_error(AREA, "the half-made guest %s could not be destroyed: %s", t->guest.name, err.text);
+    target_stop_flusher(t);
+    if (t->hv && t->hv->ops->destroy(t->hv, r == 0 ? err : NULL) < 0 && r == 0)
+        r = err_prefix(err, -EBUSY, "the half-made guest %s could not be destroyed", t->guest.name);
     target_end_data(t);
     page_target_destroy(t->pages);
     t->pages = NULL;
@@ -421,32 +358,53 @@ static void undo(struct target *t)
         mirror_target_destroy(t->disks[i]);
         t->disks[i] = NULL;
     }
-    target_remove_volumes(t);
+    if (r == 0)
+        r = target_remove_volumes(t, err);
+    recover_unmark_released(target_session(t));
+    return r;
 }
 
 static void give_up(struct target *t, const struct err *why)
 {
     bool aborted = why->code == -ECANCELED;
-    enum switchover_action action = feed(t, SW_EV_FAILED);
+    enum switchover_action action = target_feed(t, SW_EV_FAILED);
+    struct err left;
 
     assert(action == SW_UNDO);
+    if (t->left_to_recovery)
+        return;
     if (t->pages)
         page_target_cancel(t->pages);
-    undo(t);
+    if (undo(t, &left) < 0) { /* what is not undone is not said to be: the sender asks, or recovery does */
+        log_error(AREA, "%s", left.text);
+        return;
+    }
     /* Only now: what the sender reads as FAILED or ABORTED is done. */
     (void)control_send(&t->control, aborted ? WIRE_ABORTED : WIRE_FAILED,
+                       json_pack("{s:i, s:s, s:s}", "errno", -why->code, "text", why->text, "guest", "destroyed"), NULL);
+}
+
+void target_refuse(struct target *t, const struct err *why)
+{
+    (void)control_send(&t->control, WIRE_FAILED,
                        json_pack("{s:i, s:s, s:s}", "errno", -why->code, "text", why->text, "guest", "destroyed"), NULL);
 }
 
 int target_run(struct target *t, struct err *err)
 {
     struct record record;
-    int r = prepare(t, err);
+    int r;
 
-    while (r == 0 && t->state != SW_DONE) {
-        r = next_record(t, &record, err);
+    if (t->fresh)
+        (void)target_take_place(t, TARGET_RETURNS, NULL);
+    r = t->fresh ? target_say_resumed(t, err) : prepare(t, err);
+    while (t->state != SW_DONE) {
+        if (r == 0)
+            r = next_record(t, &record, err);
         if (r == 0)
             r = handle(t, &record, err);
+        if (r < 0 && (!target_may_park(t, r) || (r = target_park(t, err)) < 0))
+            break;
     }
     if (r < 0)
         give_up(t, err);
@@ -466,7 +424,7 @@ int target_check_only(struct target *t, struct err *err)
         json_decref(message);
     }
     if (r == 0)
-        r = run_task(t, target_check, err);
+        r = target_run_task(t, target_check, err);
     if (r < 0)
         json_array_append_new(problems, json_string(err->text));
     return control_send(&t->control, WIRE_CHECKED, json_pack("{s:o}", "problems", problems), err);
@@ -474,17 +432,28 @@ int target_check_only(struct target *t, struct err *err)
 
 /* -- life -- */
 
+void target_set_admission(struct target *t, int (*admit)(void *data, enum target_place what, struct err *err), void *data)
+{
+    t->admit = admit;
+    t->admit_data = data;
+}
+
+int target_take_place(struct target *t, enum target_place what, struct err *err)
+{
+    return t->admit ? t->admit(t->admit_data, what, err) : 0;
+}
+
 static json_t *status(void *data)
 {
     struct target *t = data;
 
-    return json_pack("{s:s, s:s, s:s, s:s, s:s}", "id", t->journal.session, "role", "target", "guest",
-                     t->guest_parsed ? t->guest.name : "?", "peer", conn_peer(t->control.conn), "phase",
-                     switchover_state_name(t->state));
+    return json_pack("{s:s, s:s, s:s, s:s, s:s}", "id", t->journal.entry.session, "role", "target", "guest",
+                     t->guest_parsed ? t->guest.name : "?", "peer", t->peer, "phase",
+                     t->parked ? "waiting" : switchover_state_name(t->state));
 }
 
-int target_create(struct target **ret, const struct server_config *config, const char *session,
-                  struct conn *control, struct err *err)
+static int create(struct target **ret, const struct server_config *config, const char *session, struct conn *control,
+                  struct err *err)
 {
     struct target *t = calloc(1, sizeof(*t));
     char job[64];
@@ -497,10 +466,12 @@ int target_create(struct target **ret, const struct server_config *config, const
     t->config = config;
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->left, NULL);
-    (void)snprintf(t->journal.session, sizeof(t->journal.session), "%s", session);
     (void)snprintf(t->fingerprint, sizeof(t->fingerprint), "%s", conn_peer_fingerprint(control));
+    (void)snprintf(t->peer, sizeof(t->peer), "%s", conn_peer(control));
     (void)snprintf(job, sizeof(job), "%s.in", session);
-    r = loop_create(&t->loop, err);
+    r = journal_open(&t->journal, config->state_dir, JOURNAL_INCOMING, session, err);
+    if (r == 0)
+        r = loop_create(&t->loop, err);
     if (r < 0)
         conn_destroy(control);
     else
@@ -515,11 +486,59 @@ int target_create(struct target **ret, const struct server_config *config, const
     return 0;
 }
 
+int target_create(struct target **ret, const struct server_config *config, const char *session,
+                  struct conn *control, struct err *err)
+{
+    return create(ret, config, session, control, err);
+}
+
+int target_find_again(const char *state_dir, const char *session, const char *fingerprint, struct err *err)
+{
+    struct journal_entry e;
+    int r = journal_load(state_dir, JOURNAL_INCOMING, session, &e, err);
+
+    if (r == 0 && (e.phase != INCOMING_PREPARED || strcmp(e.peer, fingerprint) != 0))
+        r = err_set(err, -ENOENT, "nothing of this migration is here that could be gone on with");
+    if (r == 0)
+        journal_entry_finish(&e);
+    return r;
+}
+
+int target_create_again(struct target **ret, const struct server_config *config, const char *session,
+                        struct conn *control, struct err *err)
+{
+    struct target *t;
+    int r = create(&t, config, session, control, err);
+
+    if (r < 0)
+        return r;
+    /* Only now that its lock is ours it is nobody else's. */
+    r = journal_load(config->state_dir, JOURNAL_INCOMING, session, &t->journal.entry, err);
+    t->journal.written = r == 0;
+    t->fresh = true;
+    if (r == 0 && t->journal.entry.phase != INCOMING_PREPARED)
+        r = err_set(err, -ENOENT, "nothing of this migration is here that could be gone on with");
+    journal_boot(t->journal.entry.boot);
+    if (r == 0)
+        r = journal_write(&t->journal, err);
+    if (r == 0)
+        r = target_reopen(t, err);
+    if (r < 0) {
+        target_refuse(t, err);
+        target_destroy(t);
+        return r;
+    }
+    (void)target_feed(t, SW_EV_PREPARED);
+    *ret = t;
+    return 0;
+}
+
 void target_destroy(struct target *t)
 {
     if (!t)
         return;
-    stop_flusher(t);
+    target_stop_flusher(t);
+    journal_close(&t->journal);
     job_destroy(t->job);
     if (t->hv) {
         if (t->hv->ops->fd(t->hv) >= 0)
@@ -533,6 +552,8 @@ void target_destroy(struct target *t)
         hv_guest_finish(&t->guest);
     json_decref(t->prepare);
     control_finish(&t->control);
+    if (t->resumed)
+        conn_destroy(t->resumed);
     loop_destroy(t->loop);
     pthread_cond_destroy(&t->left);
     pthread_mutex_destroy(&t->lock);

@@ -5,6 +5,7 @@
 #define XMOTION_SESSION_TARGET_H
 
 #include "session/server.h"
+#include "session/switchover.h"
 #include "transport/conn.h"
 
 struct target;
@@ -13,13 +14,40 @@ int target_create(struct target **ret, const struct server_config *config, const
                   struct conn *control, struct err *err);
 void target_destroy(struct target *t);
 
-/* From PREPARE to its end. 0: the guest runs here. */
+enum target_place { TARGET_BEGINS, TARGET_PARKS, TARGET_RETURNS };
+
+/* `admit` is asked when PREPARE has come and is sound, an error refuses the migration; and told when the sender was lost and when it is
+ * back. Before target_run. */
+void target_set_admission(struct target *t, int (*admit)(void *data, enum target_place what, struct err *err), void *data);
+
+/* Whether a migration that an earlier receiver prepared could be gone on with: -ENOENT. */
+int target_find_again(const char *state_dir, const char *session, const char *fingerprint, struct err *err);
+/* Takes it up from its journal. */
+int target_create_again(struct target **ret, const struct server_config *config, const char *session,
+                        struct conn *control, struct err *err);
+
+/* From PREPARE (or RESUMED) to its end. 0: the guest runs here. */
 int target_run(struct target *t, struct err *err);
 /* CHECK and its answer. */
 int target_check_only(struct target *t, struct err *err);
 
-/* Serves one data connection until it ends. Other threads. */
-int target_data(struct target *t, struct conn *c, struct err *err);
+/* It is not begun: says why to the peer. */
+void target_refuse(struct target *t, const struct err *why);
+
+/* Serves one data connection until it ends. `number` is the sender's own for it. Other threads. */
+int target_data(struct target *t, struct conn *c, unsigned int number, struct err *err);
+
+/* The sender is back on a new control connection, which is taken over. Other threads. */
+void target_resume(struct target *t, struct conn *control);
+
+/* Its state now. Other threads. */
+enum switchover_state target_state(struct target *t);
+
+/* The sender knows for good that the guest is here. Other threads. */
+void target_forget(struct target *t);
+
+/* Somebody asks whose the guest is: before GO it ends now, undone. Other threads. */
+void target_dissolve(struct target *t);
 
 const char *target_session(const struct target *t);
 const char *target_fingerprint(const struct target *t);

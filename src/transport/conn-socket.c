@@ -12,6 +12,7 @@
 #include <ctype.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <net/if.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -73,26 +74,43 @@ static int parse_port(const char *text, char ret[8])
     return 0;
 }
 
-/* Spellings of one v6 address become one; names become lower case. What is left is safe in a line
- * of `trusted`. */
-static int parse_host(const char *text, size_t len, bool is_v6, char ret[SOCKET_HOST_MAX])
+/* Whether `len` octets are letters, digits and ".-_": safe in a line of `trusted`. */
+static bool is_word(const char *text, size_t len)
 {
+    for (size_t i = 0; i < len; i++)
+        if (!isalnum((unsigned char)text[i]) && !memchr(".-_", text[i], 3))
+            return false;
+    return true;
+}
+
+/* Names become lower case. */
+static int parse_name(const char *text, size_t len, char ret[SOCKET_HOST_MAX])
+{
+    if (len >= SOCKET_HOST_MAX || !is_word(text, len))
+        return -EINVAL;
+    for (size_t i = 0; i < len; i++)
+        ret[i] = (char)tolower((unsigned char)text[i]);
+    ret[len] = '\0';
+    return 0;
+}
+
+/* "ADDRESS" or "ADDRESS%INTERFACE". Spellings of one address become one; interfaces' names are left as they are. */
+static int parse_v6(const char *text, size_t len, char ret[SOCKET_HOST_MAX])
+{
+    const char *scope = memchr(text, '%', len);
+    size_t address_len = scope ? (size_t)(scope - text) : len;
+    size_t scope_len = len - address_len;
+    char address[INET6_ADDRSTRLEN];
     struct in6_addr v6;
 
-    if (len >= SOCKET_HOST_MAX)
+    if (address_len >= sizeof(address) || scope_len == 1 || scope_len > IFNAMSIZ ||
+        (scope && !is_word(scope + 1, scope_len - 1)))
         return -EINVAL;
-    for (size_t i = 0; i < len; i++) {
-        unsigned char ch = (unsigned char)text[i];
-
-        if (!isalnum(ch) && !strchr(is_v6 ? ":.%-_" : ".-_", ch))
-            return -EINVAL;
-        ret[i] = (char)tolower(ch);
-    }
-    ret[len] = '\0';
-    if (is_v6 && inet_pton(AF_INET6, ret, &v6) == 1)
-        (void)inet_ntop(AF_INET6, &v6, ret, SOCKET_HOST_MAX);
-    else if (is_v6 && !strchr(ret, '%'))
+    memcpy(address, text, address_len);
+    address[address_len] = '\0';
+    if (inet_pton(AF_INET6, address, &v6) != 1 || !inet_ntop(AF_INET6, &v6, address, sizeof(address)))
         return -EINVAL;
+    (void)snprintf(ret, SOCKET_HOST_MAX, "%s%.*s", address, (int)scope_len, scope ? scope : "");
     return 0;
 }
 
@@ -117,7 +135,7 @@ static int split(const char *text, struct socket_address *ret)
         len = (size_t)(colon - text);
         port = colon + 1;
     }
-    if (parse_host(text, len, is_v6, ret->host) < 0)
+    if ((is_v6 ? parse_v6(text, len, ret->host) : parse_name(text, len, ret->host)) < 0)
         return -EINVAL;
     return parse_port(port, ret->port);
 }

@@ -21,13 +21,13 @@
 enum tls_role { TLS_CLIENT, TLS_SERVER, TLS_PROBE };
 
 struct tls {
-    SSL_CTX *ctx;
     SSL *ssl;
     const struct identity *id;
     enum tls_role role;
     int fd;
     int socket_errno;   /* of the call that failed, 0: none did */
     bool eof;           /* the socket has no more */
+    bool established;   /* the handshake is done */
     bool heard;         /* something was received: the peer has accepted us */
     bool failed;        /* nothing more can be sent, not even a goodbye */
     bool drained;       /* the last read found nothing whole */

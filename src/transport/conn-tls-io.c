@@ -194,9 +194,13 @@ static int classify_protocol(const struct tls *t, struct err *err)
             err, -EACCES,
             "%s does not accept this host's certificate: run there `xmotion authorize %s`", t->peer,
             t->id->fingerprint);
+    /* Once both ends were proved, TLS fails only when octets are changed between them. */
+    if (t->established)
+        return err_set(err, -ECONNABORTED, "the connection to %s was damaged on its way (TLS: %s): check the network in between",
+                       t->peer, text ? text : "no reason is known");
     if (is_no_tls13(reason))
         return err_set(err, -EPROTO, "%s does not speak TLS 1.3: is it xmotion?", t->peer);
-    return err_set(err, -EPROTO, "TLS with %s failed: %s", t->peer,
+    return err_set(err, -ECONNABORTED, "TLS with %s failed: %s", t->peer,
                    text ? text : "no reason is known");
 }
 

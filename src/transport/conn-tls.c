@@ -12,6 +12,9 @@
 #include <assert.h>
 #include <openssl/err.h>
 #include <poll.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -65,7 +68,8 @@ static bool receiver_is_trusted(struct tls *t, X509_STORE_CTX *store)
  * proved by the handshake itself. */
 static int verify(X509_STORE_CTX *store, void *data)
 {
-    struct tls *t = data;
+    SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
+    struct tls *t = SSL_get_app_data(ssl);
     const X509 *cert = X509_STORE_CTX_get0_cert(store);
     bool good = false;
 
@@ -76,20 +80,19 @@ static int verify(X509_STORE_CTX *store, void *data)
     return good;
 }
 
-/* One context a connection: cheap next to the handshake, and nothing is shared between threads. */
-static int make_context(struct tls *t)
+static SSL_CTX *make_context(const struct identity *id, bool server)
 {
-    const struct identity *id = t->id;
-    SSL_CTX *ctx = SSL_CTX_new(t->role == TLS_SERVER ? TLS_server_method() : TLS_client_method());
+    SSL_CTX *ctx = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
 
-    t->ctx = ctx;
     if (!ctx || SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) != 1 ||
         SSL_CTX_set_max_proto_version(ctx, TLS1_3_VERSION) != 1 ||
         SSL_CTX_set_ciphersuites(ctx, CIPHERSUITES) != 1 ||
         SSL_CTX_use_certificate(ctx, id->cert) != 1 || SSL_CTX_use_PrivateKey(ctx, id->key) != 1 ||
         (id->chain && SSL_CTX_set1_chain(ctx, id->chain) != 1) ||
-        (id->ca && SSL_CTX_set1_verify_cert_store(ctx, id->ca) != 1))
-        return -ENOMEM;
+        (id->ca && SSL_CTX_set1_verify_cert_store(ctx, id->ca) != 1)) {
+        SSL_CTX_free(ctx);
+        return NULL;
+    }
     SSL_CTX_set_options(ctx, SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_NO_TICKET);
     SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_AUTO_RETRY);
     /* No resumption: every connection shows its certificate, and a server says nothing before it
@@ -97,8 +100,24 @@ static int make_context(struct tls *t)
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_num_tickets(ctx, 0);
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
-    SSL_CTX_set_cert_verify_callback(ctx, verify, t);
-    return 0;
+    SSL_CTX_set_cert_verify_callback(ctx, verify, NULL);
+    return ctx;
+}
+
+/* One for all connections: making it costs as much as a handshake, which a stranger may ask for. NULL: no memory. */
+static SSL_CTX *context_of(const struct identity *id, bool server)
+{
+    _Atomic(SSL_CTX *) *place = &id->contexts[server];
+    SSL_CTX *ctx = atomic_load(place);
+    SSL_CTX *before = NULL;
+
+    if (ctx)
+        return ctx;
+    ctx = make_context(id, server);
+    if (!ctx || atomic_compare_exchange_strong(place, &before, ctx))
+        return ctx;
+    SSL_CTX_free(ctx); /* another thread was faster */
+    return before;
 }
 
 /* With a CA the certificate must be one for the name that was asked for. */
@@ -116,12 +135,13 @@ static int set_host(struct tls *t, const char *host)
 
 static int set_up(struct tls *t, const char *host)
 {
-    int r = make_context(t);
+    SSL_CTX *ctx = context_of(t->id, t->role == TLS_SERVER);
+    int r;
 
-    if (r < 0)
-        return r;
-    t->ssl = SSL_new(t->ctx);
-    r = t->ssl ? tls_attach_socket(t) : -ENOMEM;
+    t->ssl = ctx ? SSL_new(ctx) : NULL;
+    if (!t->ssl || SSL_set_app_data(t->ssl, t) != 1)
+        return -ENOMEM;
+    r = tls_attach_socket(t);
     if (r == 0 && host && t->id->ca)
         r = set_host(t, host);
     if (r < 0)
@@ -140,8 +160,10 @@ static int handshake(struct tls *t, uint64_t deadline, struct err *err)
 
         ERR_clear_error();
         r = SSL_do_handshake(t->ssl);
-        if (r == 1)
+        if (r == 1) {
+            t->established = true;
             return 0;
+        }
         r = tls_classify(t, r, err);
         if (r == -EAGAIN)
             r = socket_wait(t->fd, t->events, deadline);
@@ -174,10 +196,11 @@ static void linger(struct tls *t, uint64_t deadline)
 
 static struct tls *tls_new(const struct identity *id, enum tls_role role)
 {
-    struct tls *t = calloc(1, sizeof(*t));
+    struct tls *t = malloc(sizeof(*t));
 
     if (!t)
         return NULL;
+    memset(t, 0, offsetof(struct tls, in)); /* pages of the buffers are the connection's when it needs them */
     t->id = id;
     t->role = role;
     t->fd = -1;
@@ -285,11 +308,15 @@ void tls_destroy(struct tls *t)
     if (t->ssl && !t->failed && !t->write_pending)
         (void)SSL_shutdown(t->ssl);
     SSL_free(t->ssl);
-    SSL_CTX_free(t->ctx);
     if (t->fd >= 0)
         (void)close(t->fd);
     /* The buffers held ciphertext; what is left of the clear text is the caller's. */
     free(t);
+}
+
+void conn_thread_end(void)
+{
+    OPENSSL_thread_stop();
 }
 
 int tls_fd(const struct tls *t)

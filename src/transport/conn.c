@@ -128,6 +128,24 @@ uint64_t conn_bytes_received(const struct conn *c)
     return atomic_load_explicit(&c->in.bytes, memory_order_relaxed);
 }
 
+bool conn_error_is_drop(int code)
+{
+    switch (-code) {
+    case ECONNRESET:
+    case ECONNABORTED:
+    case ECONNREFUSED:
+    case ENOTCONN:
+    case EPIPE:
+    case ETIMEDOUT:
+    case EHOSTUNREACH:
+    case ENETUNREACH:
+    case ENETDOWN:
+        return true;
+    default:
+        return false;
+    }
+}
+
 void conn_set_max_body(struct conn *c, uint32_t max)
 {
     c->max_body = max;

@@ -38,7 +38,19 @@ int conn_accept(struct conn **ret, const struct identity *id, int fd, uint64_t t
 /* Listens on "host:port" ("" or NULL: every address, default port). Returns the socket. */
 int conn_listen(const char *address, int *ret_fd, struct err *err);
 
+/* A negative errno that speaks of the connection, not of what the peer said: the network failed, or
+ * the peer's process did. Another connection may work.
+ *   -ECONNRESET    closed, in the middle of a record or not; without the goodbye of TLS as well
+ *   -ECONNABORTED  damaged below TLS: what arrives, here or there, is not what was sent; a handshake
+ *                  that fails for another reason than certificates or the version of TLS
+ *   -EPIPE, -ETIMEDOUT, -EHOSTUNREACH, -ENETUNREACH, -ENETDOWN, -ECONNREFUSED, -ENOTCONN */
+bool conn_error_is_drop(int code);
+
 void conn_destroy(struct conn *c);
+
+/* The last thing that a detached thread does which has used connections: what the TLS library keeps for it is gone afterwards, so that
+ * the program may end without waiting for the thread. */
+void conn_thread_end(void);
 
 /* Ends both directions of the socket at once; whoever waits gets -ECONNRESET or -EPIPE. */
 void conn_shutdown(struct conn *c);
@@ -76,9 +88,9 @@ void conn_set_max_body(struct conn *c, uint32_t max);
 void conn_set_timeout(struct conn *c, uint64_t ns);
 
 /* Receives one whole record; waits. -ECONNRESET when the peer is gone, -EPROTO with what was wrong,
- * -EACCES when it turns out that the peer does not authorize us. After -ETIMEDOUT it may be called
- * again and goes on where it was; every other error of a send or a receive is the end of the
- * connection. */
+ * -EACCES when it turns out that the peer does not authorize us, or what conn_error_is_drop knows.
+ * After -ETIMEDOUT it may be called again and goes on where it was; every other error of a send or
+ * a receive is the end of the connection. */
 int conn_recv(struct conn *c, struct record *ret, struct err *err);
 
 /* Goes on with the record under way without waiting: -EAGAIN when it is not whole yet. */

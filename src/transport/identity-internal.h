@@ -7,15 +7,19 @@
 
 #include <openssl/ssl.h>
 
-/* Not changed after identity_load, so connections of several threads share it. */
+/* Not changed after identity_load, so connections of several threads share it; but for `contexts`, of clients and of servers, which are
+ * made when they are needed first. */
 struct identity {
     char *dir;
     X509 *cert;
     EVP_PKEY *key;
     STACK_OF(X509) * chain; /* what follows `cert` in config->cert, NULL without */
     X509_STORE *ca;         /* NULL without a CA */
+    _Atomic(SSL_CTX *) *contexts;
     char fingerprint[IDENTITY_FINGERPRINT_LEN + 1];
 };
+
+#define IDENTITY_CONTEXTS 2
 
 /* Returns 0 or -ENOMEM. */
 int identity_fingerprint_of(const X509 *cert, char ret[IDENTITY_FINGERPRINT_LEN + 1]);

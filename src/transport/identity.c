@@ -307,7 +307,9 @@ int identity_load(struct identity **ret, const struct identity_config *config, s
 
     if (id)
         id->dir = strdup(dir && *dir ? dir : STATE_DIR_DEFAULT);
-    if (!id || !id->dir) {
+    if (id)
+        id->contexts = calloc(IDENTITY_CONTEXTS, sizeof(*id->contexts));
+    if (!id || !id->dir || !id->contexts) {
         free(id);
         return err_set(err, -ENOMEM, "no memory for an identity");
     }
@@ -328,6 +330,9 @@ void identity_destroy(struct identity *id)
     X509_free(id->cert);
     sk_X509_pop_free(id->chain, X509_free);
     X509_STORE_free(id->ca);
+    for (unsigned int i = 0; id->contexts && i < IDENTITY_CONTEXTS; i++)
+        SSL_CTX_free(id->contexts[i]);
+    free(id->contexts);
     free(id->dir);
     free(id);
 }

@@ -34,20 +34,32 @@ static int acknowledge(struct receiver *v, struct err *err)
     return 0;
 }
 
+static int ask(struct receiver *v, const struct wire_need *need, struct err *err)
+{
+    uint8_t body[WIRE_NEED_SIZE];
+
+    wire_put_need(body, need);
+    return conn_send(v->conn, WIRE_NEED, &(struct iovec){body, sizeof(body)}, 1, err);
+}
+
 static int take_one(struct receiver *v, const struct record *record,
-                    int (*take)(void *data, const struct record *record, struct err *err),
+                    int (*take)(void *data, const struct record *record, struct wire_need *need, struct err *err),
                     void *data, struct err *err)
 {
+    struct wire_need need = {.record = v->taken};
     int r;
 
     if (record->type != WIRE_DISK_DATA && record->type != WIRE_MEMORY_PAGES)
         return err_set(err, -EPROTO, "%s sent %s on a data connection", conn_peer(v->conn),
                        wire_type_name(record->type));
-    r = take(data, record, err);
+    r = take(data, record, &need, err);
     if (r < 0)
         return r;
     v->taken++;
     v->bytes += record->length;
+    r = wire_need_empty(&need) ? 0 : ask(v, &need, err);
+    if (r < 0)
+        return r;
     if (v->taken - v->acknowledged >= ACK_RECORDS || v->bytes >= ACK_BYTES)
         return acknowledge(v, err);
     return 0;
@@ -62,8 +74,8 @@ static int wait_for_input(struct receiver *v, struct err *err)
 }
 
 int stream_receive(struct conn *c,
-                   int (*take)(void *data, const struct record *record, struct err *err),
-                   void *data, struct err *err)
+                   int (*take)(void *data, const struct record *record, struct wire_need *need, struct err *err),
+                   void *data, uint64_t *ret_taken, struct err *err)
 {
     struct receiver v = {.conn = c};
     int r;
@@ -78,6 +90,7 @@ int stream_receive(struct conn *c,
         else if (r == 0)
             r = take_one(&v, &record, take, data, err);
     } while (r == 0);
+    *ret_taken = v.taken;
     /* The peer closes when it needs no more of us. What it sent before was taken; whether it was
      * everything is for the control connection to say. */
     return conn_ended(c) ? 0 : r;

@@ -4,10 +4,13 @@
  * full, wait.
  *
  * What a worker has sent and not heard of is in its ring, oldest first. A record enters the ring
- * before it is sent and leaves it through done(), once, whatever happens to the connection. */
+ * before it is sent and leaves it through done(), once: by its acknowledgement; when its connection
+ * is settled; when the stream is destroyed. */
 #include "transport/stream.h"
 
 #include "base/bytes.h"
+#include "base/clock.h"
+#include "base/ratelimit.h"
 #include "transport/conn-internal.h"
 
 #include <assert.h>
@@ -23,9 +26,11 @@
 #define SOURCES_MAX    1024
 #define WINDOW_RECORDS 32
 #define WINDOW_BYTES   MIB(4)
+#define ANSWER_TIMEOUT (60 * NS_PER_SEC)
 #define BUFFER_ALIGN   4096u
 #define BUFFER_SIZE    (DIV_ROUND_UP(WIRE_DATA_MAX, BUFFER_ALIGN) * BUFFER_ALIGN)
 #define ACK_SIZE       8u
+#define FOR_EVER       UINT64_MAX
 
 struct source {
     const struct stream_source_ops *ops;
@@ -47,7 +52,10 @@ struct worker {
     struct sent *ring; /* window_records of them */
     uint64_t sent,
         acked; /* records; the ring holds acked to sent - 1, each at its number modulo the size */
-    uint64_t bytes; /* in flight */
+    uint64_t bytes;    /* in flight */
+    uint64_t heard_ns; /* the last answer, or the first record since all were answered */
+    bool unsent;    /* the newest in the ring never went out */
+    bool settled;
     unsigned int next_source;
 };
 
@@ -56,7 +64,12 @@ struct stream {
     pthread_mutex_t lock; /* adding workers and sources, the first failure */
     atomic_bool stopping; /* destroyed or failed: workers leave */
     bool failed;
+    struct err failure; /* of a failed one: the first error */
+    bool halted; /* no thread is left */
     _Atomic uint64_t kicks;
+    pthread_mutex_t rate_lock;
+    struct ratelimit rate;
+    atomic_bool rate_limited;
     /* Both only grow, and an entry is complete before its count says that it exists: readers take
      * no lock. */
     struct worker *workers[WORKERS_MAX];
@@ -76,7 +89,10 @@ int stream_create(struct stream **ret, const struct stream_config *config, struc
         s->config.window_records = WINDOW_RECORDS;
     if (!s->config.window_bytes)
         s->config.window_bytes = WINDOW_BYTES;
+    if (!s->config.answer_timeout_ns)
+        s->config.answer_timeout_ns = ANSWER_TIMEOUT;
     (void)pthread_mutex_init(&s->lock, NULL);
+    (void)pthread_mutex_init(&s->rate_lock, NULL);
     *ret = s;
     return 0;
 }
@@ -145,7 +161,10 @@ static void stream_fail(struct stream *s, const struct err *err)
 
     (void)pthread_mutex_lock(&s->lock);
     first = !s->failed && !atomic_load(&s->stopping);
-    s->failed = s->failed || first;
+    if (first) {
+        s->failed = true;
+        s->failure = *err;
+    }
     (void)pthread_mutex_unlock(&s->lock);
     if (!first)
         return;
@@ -180,10 +199,28 @@ static void finish_one(struct worker *w, int error)
     sent->source->ops->done(sent->source->data, &sent->work, error);
 }
 
-static int take_ack(struct worker *w, const struct record *record, struct err *err)
+static int take_need(struct worker *w, const struct record *record, struct err *err)
+{
+    struct wire_need need;
+    const struct sent *sent;
+    int r = wire_get_need(record->body, record->length, &need, err);
+
+    if (r < 0)
+        return err_prefix(err, r, "from %s", conn_peer(w->conn));
+    sent = ring_at(w, need.record);
+    if (need.record < w->acked || need.record >= w->sent || !sent->work.asks || !sent->source->ops->need)
+        return err_set(err, -EPROTO, "%s needs blocks of record %llu, which does not ask for that", conn_peer(w->conn),
+                       (unsigned long long)need.record);
+    r = sent->source->ops->need(sent->source->data, &sent->work, &need, err);
+    return r < 0 ? err_prefix(err, r, "from %s", conn_peer(w->conn)) : 0;
+}
+
+static int take_answer(struct worker *w, const struct record *record, struct err *err)
 {
     uint64_t count;
 
+    if (record->type == WIRE_NEED)
+        return take_need(w, record, err);
     if (record->type != WIRE_ACK || record->length != ACK_SIZE)
         return err_set(err, -EPROTO, "%s answered with %s of %u octets instead of ACK",
                        conn_peer(w->conn), wire_type_name(record->type), record->length);
@@ -198,36 +235,59 @@ static int take_ack(struct worker *w, const struct record *record, struct err *e
     return 0;
 }
 
-/* All acknowledgements that have arrived. */
-static int take_acks(struct worker *w, struct err *err)
+/* All answers that have arrived. */
+static int take_answers(struct worker *w, struct err *err)
 {
     struct record record;
     int r;
 
     while ((r = conn_try_recv(w->conn, &record, err)) == 0) {
-        r = take_ack(w, &record, err);
+        w->heard_ns = clock_now();
+        r = take_answer(w, &record, err);
         if (r < 0)
             return r;
     }
     return r == -EAGAIN ? 0 : r;
 }
 
-/* Waits for the peer or a kick after number `seen`. */
-static int wait_for_news(struct worker *w, uint64_t seen, struct err *err)
+/* A connection can be dead in silence: forgotten by a firewall, or in the middle of a TLS record whose length was damaged.
+ * Returns the time that its peer has left to answer. */
+static uint64_t patience(const struct worker *w)
 {
+    uint64_t end = w->heard_ns + w->stream->config.answer_timeout_ns;
+    uint64_t now = clock_now();
+
+    if (!in_flight(w))
+        return FOR_EVER;
+    return end > now ? end - now : 0;
+}
+
+/* Waits for the peer, for a kick after number `seen`, or at most `timeout_ns`. All answers that came were taken. */
+static int wait_for_news(struct worker *w, uint64_t seen, uint64_t timeout_ns, struct err *err)
+{
+    uint64_t left = patience(w);
+    uint64_t ns = MIN(timeout_ns, left);
+    const struct timespec timeout = {.tv_sec = (time_t)(ns / NS_PER_SEC), .tv_nsec = (long)(ns % NS_PER_SEC)};
     struct pollfd p[2] = {{.fd = conn_fd(w->conn), .events = POLLIN},
                           {.fd = w->event_fd, .events = POLLIN}};
+    bool kicked = true;
     uint64_t ignored;
     int n = 0;
 
     atomic_store(&w->waiting, true);
-    if (atomic_load(&w->stream->kicks) == seen && !atomic_load(&w->stream->stopping))
-        n = poll(p, 2, -1);
+    if (atomic_load(&w->stream->kicks) == seen && !atomic_load(&w->stream->stopping)) {
+        kicked = false;
+        n = ppoll(p, 2, ns == FOR_EVER ? NULL : &timeout, NULL);
+    }
     atomic_store(&w->waiting, false);
     if (n < 0 && errno != EINTR)
         return err_errno(err, -errno, "cannot wait for %s", conn_peer(w->conn));
     if (n > 0 && p[1].revents)
         (void)!read(w->event_fd, &ignored, sizeof(ignored));
+    if (left == 0 && n == 0 && !kicked)
+        return err_set(err, -ETIMEDOUT, "%s has acknowledged nothing for %llu s, and %llu records wait for it", conn_peer(w->conn),
+                       (unsigned long long)(w->stream->config.answer_timeout_ns / NS_PER_SEC),
+                       (unsigned long long)in_flight(w));
     return 0;
 }
 
@@ -259,22 +319,49 @@ static bool has_room(const struct worker *w, uint32_t length)
     return !in_flight(w) || w->bytes + length <= w->stream->config.window_bytes;
 }
 
-/* How large a record is shows only when it is made, so it may have to wait here. One record is
- * always allowed, whatever the window. */
-static int wait_for_room(struct worker *w, uint32_t length, struct err *err)
+/* 0: so many octets may go now. Else the time to wait, by the rate as it is. */
+static uint64_t ask_rate(struct stream *s, uint32_t length)
 {
-    while (!has_room(w, length)) {
-        uint64_t seen = atomic_load(&w->stream->kicks);
-        int r = take_acks(w, err);
+    uint64_t ns;
 
-        if (r == 0 && !has_room(w, length))
-            r = wait_for_news(w, seen, err);
-        if (r < 0)
-            return r;
+    if (!atomic_load_explicit(&s->rate_limited, memory_order_relaxed))
+        return 0;
+    (void)pthread_mutex_lock(&s->rate_lock);
+    ns = ratelimit_take(&s->rate, WIRE_HEADER_SIZE + length, clock_now());
+    (void)pthread_mutex_unlock(&s->rate_lock);
+    return ns;
+}
+
+void stream_set_rate(struct stream *s, uint64_t bytes_per_second)
+{
+    (void)pthread_mutex_lock(&s->rate_lock);
+    ratelimit_set(&s->rate, bytes_per_second, clock_now());
+    atomic_store(&s->rate_limited, bytes_per_second != 0);
+    (void)pthread_mutex_unlock(&s->rate_lock);
+    stream_kick(s);
+}
+
+/* How large a record is shows only when it is made, so it may have to wait here, for room and for
+ * the rate. One record is always allowed, whatever the window. */
+static int wait_to_send(struct worker *w, uint32_t length, struct err *err)
+{
+    for (;;) {
+        uint64_t seen = atomic_load(&w->stream->kicks);
+        uint64_t ns = FOR_EVER;
+        int r;
+
         if (atomic_load(&w->stream->stopping))
             return err_set(err, -ECANCELED, "the stream is being closed");
+        if (has_room(w, length))
+            ns = ask_rate(w->stream, length);
+        if (ns == 0)
+            return 0;
+        r = take_answers(w, err);
+        if (r == 0 && (ns != FOR_EVER || !has_room(w, length)))
+            r = wait_for_news(w, seen, ns, err);
+        if (r < 0)
+            return r;
     }
-    return 0;
 }
 
 static int send_one(struct worker *w, struct sent *next, struct err *err)
@@ -283,15 +370,18 @@ static int send_one(struct worker *w, struct sent *next, struct err *err)
         {.iov_base = w->buffer, .iov_len = next->work.length},
         {.iov_base = (void *)(uintptr_t)next->work.payload, .iov_len = next->work.payload_length},
     };
-    int r = wait_for_room(w, record_length(&next->work), err);
+    int r = wait_to_send(w, record_length(&next->work), err);
 
     /* From here on the ring answers for it. turn() has seen that there is a place. */
     assert(in_flight(w) < w->stream->config.window_records);
     next->work.buffer = next->work.scratch = NULL;
     next->work.payload = NULL;
     *ring_at(w, w->sent) = *next;
+    if (!in_flight(w))
+        w->heard_ns = clock_now();
     w->sent++;
     w->bytes += record_length(&next->work);
+    w->unsent = r < 0;
     return r < 0 ? r : conn_send(w->conn, next->work.type, parts, next->work.payload_length ? 2 : 1, err);
 }
 
@@ -299,13 +389,13 @@ static int turn(struct worker *w, struct err *err)
 {
     uint64_t seen = atomic_load(&w->stream->kicks);
     struct sent next;
-    int r = take_acks(w, err);
+    int r = take_answers(w, err);
 
     if (r < 0)
         return r;
     r = in_flight(w) < w->stream->config.window_records ? ask_sources(w, &next, err) : -EAGAIN;
     if (r == -EAGAIN)
-        return wait_for_news(w, seen, err);
+        return wait_for_news(w, seen, FOR_EVER, err);
     return r < 0 ? r : send_one(w, &next, err);
 }
 
@@ -322,8 +412,6 @@ static void *worker_main(void *data)
         r = -ECANCELED;
     err.code = r;
     stream_fail(w->stream, &err);
-    while (in_flight(w))
-        finish_one(w, r);
     return NULL;
 }
 
@@ -365,8 +453,10 @@ static int start_worker(struct stream *s, struct worker *w, struct err *err)
 
     if (n == WORKERS_MAX)
         return err_set(err, -ENOSPC, "a stream has at most %d connections", WORKERS_MAX);
+    if (s->failed)
+        return err_set(err, s->failure.code, "%s", s->failure.text);
     if (atomic_load(&s->stopping))
-        return err_set(err, -ECANCELED, "the stream has failed already");
+        return err_set(err, -ECANCELED, "the stream was halted");
     r = pthread_create(&w->thread, NULL, worker_main, w);
     if (r != 0)
         return err_errno(err, -r, "cannot start a thread for %s", conn_peer(w->conn));
@@ -382,7 +472,7 @@ int stream_add(struct stream *s, struct conn *c, struct err *err)
 
     if (!w)
         return err_set(err, -ENOMEM, "no memory for a data connection");
-    conn_set_max_body(c, ACK_SIZE);
+    conn_set_max_body(c, MAX(ACK_SIZE, WIRE_NEED_SIZE));
     (void)pthread_mutex_lock(&s->lock);
     r = start_worker(s, w, err);
     (void)pthread_mutex_unlock(&s->lock);
@@ -393,21 +483,54 @@ int stream_add(struct stream *s, struct conn *c, struct err *err)
     return r;
 }
 
+void stream_halt(struct stream *s)
+{
+    unsigned int n;
+
+    if (s->halted)
+        return;
+    stop_all(s);
+    n = atomic_load(&s->worker_count);
+    for (unsigned int i = 0; i < n; i++)
+        (void)pthread_join(s->workers[i]->thread, NULL);
+    s->halted = true;
+}
+
+int stream_settle(struct stream *s, unsigned int connection, uint64_t taken, struct err *err)
+{
+    struct worker *w = connection < atomic_load(&s->worker_count) ? s->workers[connection] : NULL;
+    uint64_t sent;
+
+    assert(s->halted && w && !w->settled);
+    sent = w->sent - w->unsent;
+    if (taken < w->acked || taken > sent)
+        return err_set(err, -EPROTO,
+                       "%s says that it took %llu records of data connection %u; it acknowledged %llu of the %llu that were sent",
+                       conn_peer(w->conn), (unsigned long long)taken, connection, (unsigned long long)w->acked,
+                       (unsigned long long)sent);
+    w->settled = true;
+    while (in_flight(w))
+        finish_one(w, w->acked < taken && !ring_at(w, w->acked)->work.asks ? 0 : -ECONNRESET);
+    return 0;
+}
+
 void stream_destroy(struct stream *s)
 {
     unsigned int n;
 
     if (!s)
         return;
-    stop_all(s);
+    stream_halt(s);
     n = atomic_load(&s->worker_count);
-    /* All threads end before anything goes: a done() may still kick. */
-    for (unsigned int i = 0; i < n; i++)
-        (void)pthread_join(s->workers[i]->thread, NULL);
+    for (unsigned int i = 0; i < n; i++) {
+        while (in_flight(s->workers[i]))
+            finish_one(s->workers[i], -ECANCELED);
+    }
     for (unsigned int i = 0; i < n; i++) {
         conn_destroy(s->workers[i]->conn);
         worker_free(s->workers[i]);
     }
+    (void)pthread_mutex_destroy(&s->rate_lock);
     (void)pthread_mutex_destroy(&s->lock);
     free(s);
 }

@@ -41,11 +41,13 @@ enum {
     PAGES_ENCODED = 20,
     PAGES_CHECKSUM = 24
 };
+enum { NEED_RECORD = 0, NEED_BLOCKS = 8 };
 
 static_assert(HEADER_SEQUENCE + 8 == WIRE_HEADER_SIZE, "record header");
 static_assert(DISK_ENCODED + 4 == WIRE_DISK_HEAD_SIZE, "DISK_DATA head");
 static_assert(BLOCK_CHECKSUM + 8 == WIRE_DISK_BLOCK_SIZE, "DISK_DATA block");
 static_assert(PAGES_CHECKSUM + 8 == WIRE_PAGES_HEAD_SIZE, "MEMORY_PAGES head");
+static_assert(NEED_BLOCKS + WIRE_DISK_BLOCKS_MAX / 8 == WIRE_NEED_SIZE, "NEED names any block of a record");
 
 static const char *const type_names[] = {
     [WIRE_HELLO] = "HELLO",
@@ -68,9 +70,14 @@ static const char *const type_names[] = {
     [WIRE_CHECKED] = "CHECKED",
     [WIRE_EPOCH_BEGIN] = "EPOCH_BEGIN",
     [WIRE_SETTLED] = "SETTLED",
+    [WIRE_RESUMED] = "RESUMED",
+    [WIRE_ASK] = "ASK",
+    [WIRE_ANSWER] = "ANSWER",
+    [WIRE_FORGET] = "FORGET",
     [WIRE_DISK_DATA] = "DISK_DATA",
     [WIRE_MEMORY_PAGES] = "MEMORY_PAGES",
     [WIRE_ACK] = "ACK",
+    [WIRE_NEED] = "NEED",
 };
 
 static bool type_is_known(uint16_t type)
@@ -205,6 +212,17 @@ static int check_block_place(const struct wire_disk_block *b, uint64_t disk_size
     return 0;
 }
 
+/* Only a whole 64 KiB can be offered: its chain begins anew, whatever was written before. */
+static int check_offer(const struct wire_disk_block *b, uint64_t disk_size, struct err *err)
+{
+    uint64_t whole = MIN((uint64_t)WIRE_DISK_BLOCK_MAX, disk_size - b->offset);
+
+    if (b->offset % WIRE_DISK_BLOCK_MAX == 0 && b->length == whole)
+        return 0;
+    return err_set(err, -EPROTO, "a KEEP block at %" PRIu64 " has %" PRIu32 " octets instead of all of its %u", b->offset,
+                   b->length, WIRE_DISK_BLOCK_MAX);
+}
+
 static int check_block(const uint8_t *in, uint64_t disk_size, struct wire_disk_block *ret,
                        struct err *err)
 {
@@ -214,13 +232,13 @@ static int check_block(const uint8_t *in, uint64_t disk_size, struct wire_disk_b
     r = check_block_place(ret, disk_size, err);
     if (r < 0)
         return r;
-    if (ret->kind != WIRE_BLOCK_DATA && ret->kind != WIRE_BLOCK_ZERO)
+    if (ret->kind > WIRE_BLOCK_KEEP)
         return err_set(err, -EPROTO, "a block has the unknown kind %u", (unsigned int)ret->kind);
     if (get_be16(in + BLOCK_RESERVED) != 0)
         return err_set(err, -EPROTO, "a block's reserved field is not 0");
     if (ret->kind == WIRE_BLOCK_ZERO && ret->checksum != 0)
         return err_set(err, -EPROTO, "a zero block carries a checksum");
-    return 0;
+    return ret->kind == WIRE_BLOCK_KEEP ? check_offer(ret, disk_size, err) : 0;
 }
 
 static int check_blocks(const uint8_t *table, const struct wire_disk_head *h, uint64_t disk_size,
@@ -368,11 +386,37 @@ int wire_check_pages(const uint8_t *body, uint32_t length, uint64_t max_pfn,
     return 0;
 }
 
+bool wire_need_empty(const struct wire_need *n)
+{
+    uint64_t any = 0;
+
+    for (uint32_t i = 0; i < WIRE_NEED_WORDS; i++)
+        any |= n->blocks[i];
+    return any == 0;
+}
+
+void wire_put_need(uint8_t out[WIRE_NEED_SIZE], const struct wire_need *n)
+{
+    put_be64(out + NEED_RECORD, n->record);
+    for (uint32_t i = 0; i < WIRE_NEED_WORDS; i++)
+        put_be64(out + NEED_BLOCKS + (size_t)i * 8, n->blocks[i]);
+}
+
+int wire_get_need(const uint8_t *body, uint32_t length, struct wire_need *ret, struct err *err)
+{
+    if (length != WIRE_NEED_SIZE)
+        return err_set(err, -EPROTO, "NEED is %" PRIu32 " octets long instead of %u", length, WIRE_NEED_SIZE);
+    ret->record = get_be64(body + NEED_RECORD);
+    for (uint32_t i = 0; i < WIRE_NEED_WORDS; i++)
+        ret->blocks[i] = get_be64(body + NEED_BLOCKS + (size_t)i * 8);
+    return wire_need_empty(ret) ? err_set(err, -EPROTO, "NEED names no block") : 0;
+}
+
 uint64_t wire_chain_fold(uint64_t chain, const struct wire_disk_block *b)
 {
     uint8_t in[32];
 
-    put_be64(in, chain);
+    put_be64(in, b->kind == WIRE_BLOCK_KEEP ? 0 : chain);
     put_be64(in + 8, b->offset);
     put_be64(in + 16, b->length + ((uint64_t)b->kind << 32));
     put_be64(in + 24, b->checksum);

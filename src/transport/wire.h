@@ -33,9 +33,14 @@ enum wire_type {
     WIRE_CHECKED = 18,
     WIRE_EPOCH_BEGIN = 19,
     WIRE_SETTLED = 20,
+    WIRE_RESUMED = 21,
+    WIRE_ASK = 22,
+    WIRE_ANSWER = 23,
+    WIRE_FORGET = 24,
     WIRE_DISK_DATA = 32,
     WIRE_MEMORY_PAGES = 33,
     WIRE_ACK = 34,
+    WIRE_NEED = 35,
 };
 
 /* Name for messages, "type N" unknown ones being "unknown". */
@@ -67,7 +72,8 @@ enum wire_encoding { WIRE_PLAIN = 0, WIRE_ZSTD = 1 };
 #define WIRE_DISK_BLOCK_MAX  65536u /* octets a block; also the reach of a chain */
 #define WIRE_SECTOR          512u
 
-enum wire_block_kind { WIRE_BLOCK_DATA = 0, WIRE_BLOCK_ZERO = 1 };
+/* KEEP is an offer: all of a 64 KiB by its checksum, without its content. */
+enum wire_block_kind { WIRE_BLOCK_DATA = 0, WIRE_BLOCK_ZERO = 1, WIRE_BLOCK_KEEP = 2 };
 
 struct wire_disk_head {
     uint16_t disk;
@@ -95,6 +101,32 @@ void wire_get_disk_block(const uint8_t *in, struct wire_disk_block *ret);
 int wire_check_disk_data(const uint8_t *body, uint32_t length, const uint64_t *disk_sizes,
                          uint32_t disk_count, struct wire_disk_head *ret,
                          const uint8_t **ret_payload, struct err *err);
+
+/* NEED: the KEEP blocks of one record that the receiver holds otherwise. */
+#define WIRE_NEED_SIZE  40u
+#define WIRE_NEED_WORDS (WIRE_DISK_BLOCKS_MAX / 64)
+
+struct wire_need {
+    uint64_t record;                  /* number of the record among the connection's data records, from 0 */
+    uint64_t blocks[WIRE_NEED_WORDS]; /* block i of it: bit i % 64 of word i / 64 */
+};
+
+static inline bool wire_need_block(const struct wire_need *n, uint32_t i)
+{
+    return n->blocks[i / 64] >> (i % 64) & 1;
+}
+
+static inline void wire_need_set(struct wire_need *n, uint32_t i)
+{
+    n->blocks[i / 64] |= UINT64_C(1) << (i % 64);
+}
+
+bool wire_need_empty(const struct wire_need *n);
+void wire_put_need(uint8_t out[WIRE_NEED_SIZE], const struct wire_need *n);
+
+/* Checks the length and that a block is named; -EPROTO. Whether the record exists and which of its blocks were offered
+ * is for the caller to check. */
+int wire_get_need(const uint8_t *body, uint32_t length, struct wire_need *ret, struct err *err);
 
 /* MEMORY_PAGES */
 #define WIRE_PAGES_HEAD_SIZE 32u
@@ -132,7 +164,7 @@ static inline uint32_t wire_pages_overhead(uint32_t count)
 int wire_check_pages(const uint8_t *body, uint32_t length, uint64_t max_pfn,
                      struct wire_pages_head *ret, const uint8_t **ret_payload, struct err *err);
 
-/* Folds one block into the chain of its 64 KiB (docs/protocol.md, block chains). */
+/* Folds one block into the chain of its 64 KiB (docs/protocol.md, block chains); a KEEP block begins it anew. */
 uint64_t wire_chain_fold(uint64_t chain, const struct wire_disk_block *b);
 
 #endif

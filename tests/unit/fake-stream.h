@@ -43,14 +43,12 @@ static inline int fake_take(struct fake_work *w, struct err *err)
 {
     static uint8_t buffer[WIRE_DATA_MAX] __attribute__((aligned(4096)));
     static uint8_t scratch[WIRE_DATA_MAX] __attribute__((aligned(4096)));
-    int r;
+    struct stream_work work = {.buffer = buffer, .scratch = scratch};
+    int r = fake.ops->take(fake.source, &work, err);
 
-    memset(&w->work, 0, sizeof(w->work));
-    w->work.buffer = buffer;
-    w->work.scratch = scratch;
-    r = fake.ops->take(fake.source, &w->work, err);
     if (r < 0)
         return r;
+    w->work = work;
     w->length = w->work.length + w->work.payload_length;
     ck_assert_uint_le(w->length, WIRE_DATA_MAX);
     memcpy(w->body, buffer, w->work.length);
@@ -62,6 +60,14 @@ static inline int fake_take(struct fake_work *w, struct err *err)
     w->work.buffer = w->work.scratch = NULL;
     w->work.payload = NULL;
     return 0;
+}
+
+static inline int fake_need(const struct fake_work *w, uint32_t block, struct err *err)
+{
+    struct wire_need need = {0};
+
+    wire_need_set(&need, block);
+    return fake.ops->need(fake.source, &w->work, &need, err);
 }
 
 static inline void fake_done(const struct fake_work *w, int error)

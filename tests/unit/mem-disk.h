@@ -16,10 +16,14 @@ struct mem_disk {
     struct blockdev base;
     pthread_mutex_t lock; /* everything below, and the content */
     uint8_t *data;
+    struct mem_disk *of; /* a view: reads the content of this one */
     bool tells_holes; /* runs of zero sectors are holes; else all is data */
     uint64_t octets_read;
     unsigned int reads, writes, zeroes, flushes, closes;
     int fail_read, fail_write, fail_extent, fail_flush; /* errno to fail with from now on */
+    /* So many of the next writes (and zeroings) that cover octet spoil_at leave it changed. */
+    unsigned int spoil;
+    uint64_t spoil_at;
     void (*on_read)(struct mem_disk *d, uint64_t offset, size_t len, void *hook_data); /* before the content is taken */
     void *hook_data;
 };
@@ -38,21 +42,29 @@ static inline void mem_disk_write(struct mem_disk *d, uint64_t offset, const voi
 
 static inline int mem_disk_pread(struct blockdev *b, void *buf, size_t len, uint64_t offset, struct err *err)
 {
-    struct mem_disk *d = mem_disk_of(b);
+    struct mem_disk *d = mem_disk_of(b), *from = d->of ? d->of : d;
     int r = 0;
 
     ck_assert(offset <= b->size && len <= b->size - offset && len > 0);
     if (d->on_read)
         d->on_read(d, offset, len, d->hook_data);
-    pthread_mutex_lock(&d->lock);
+    pthread_mutex_lock(&from->lock);
     d->reads++;
     d->octets_read += len;
     if (d->fail_read)
         r = err_set(err, -d->fail_read, "a read that fails");
     else
-        memcpy(buf, d->data + offset, len);
-    pthread_mutex_unlock(&d->lock);
+        memcpy(buf, from->data + offset, len);
+    pthread_mutex_unlock(&from->lock);
     return r;
+}
+
+static inline void mem_disk_spoil(struct mem_disk *d, uint64_t offset, uint64_t len)
+{
+    if (!d->spoil || d->spoil_at < offset || d->spoil_at - offset >= len)
+        return;
+    d->spoil--;
+    d->data[d->spoil_at] ^= 1;
 }
 
 static inline int mem_disk_pwrite(struct blockdev *b, const void *buf, size_t len, uint64_t offset, struct err *err)
@@ -67,6 +79,7 @@ static inline int mem_disk_pwrite(struct blockdev *b, const void *buf, size_t le
         r = err_set(err, -d->fail_write, "a write that fails");
     else
         memcpy(d->data + offset, buf, len);
+    mem_disk_spoil(d, offset, len);
     pthread_mutex_unlock(&d->lock);
     return r;
 }
@@ -80,6 +93,7 @@ static inline int mem_disk_zero(struct blockdev *b, uint64_t len, uint64_t offse
     pthread_mutex_lock(&d->lock);
     d->zeroes++;
     memset(d->data + offset, 0, len);
+    mem_disk_spoil(d, offset, len);
     pthread_mutex_unlock(&d->lock);
     return 0;
 }
@@ -113,7 +127,7 @@ static inline void mem_disk_close(struct blockdev *b)
     mem_disk_of(b)->closes++;
 }
 
-static inline void mem_disk_make(struct mem_disk *d, uint64_t size)
+static inline const struct blockdev_ops *mem_disk_ops(void)
 {
     static const struct blockdev_ops ops = {
         .name = "mem",
@@ -125,8 +139,21 @@ static inline void mem_disk_make(struct mem_disk *d, uint64_t size)
         .close = mem_disk_close,
     };
 
+    return &ops;
+}
+
+/* Reads what another holds; nothing to remove. */
+static inline void mem_disk_view(struct mem_disk *d, struct mem_disk *of)
+{
     memset(d, 0, sizeof(*d));
-    d->base = (struct blockdev){.ops = &ops, .size = size, .sector_size = 512};
+    d->base = (struct blockdev){.ops = mem_disk_ops(), .size = of->base.size, .sector_size = 512};
+    d->of = of;
+}
+
+static inline void mem_disk_make(struct mem_disk *d, uint64_t size)
+{
+    memset(d, 0, sizeof(*d));
+    d->base = (struct blockdev){.ops = mem_disk_ops(), .size = size, .sector_size = 512};
     pthread_mutex_init(&d->lock, NULL);
     d->data = calloc(1, size);
     ck_assert_ptr_nonnull(d->data);

@@ -18,6 +18,7 @@ struct rig_sink {
     unsigned int number;
     struct conn *conn;
     int result;
+    uint64_t taken;
     struct err err;
     pthread_t thread;
 };
@@ -27,7 +28,7 @@ struct rig {
     struct stream *stream;
     struct rig_sink sinks[RIG_CONNS_MAX];
     unsigned int count;
-    int (*take)(struct rig_sink *sink, const struct record *record, struct err *err);
+    int (*take)(struct rig_sink *sink, const struct record *record, struct wire_need *need, struct err *err);
     void *data;
     pthread_mutex_t lock; /* of the counters that tests wait for */
     pthread_cond_t changed;
@@ -72,11 +73,11 @@ static inline void rig_failed(void *data, const struct err *err)
     rig_count(r, &r->failures);
 }
 
-static inline int rig_take(void *data, const struct record *record, struct err *err)
+static inline int rig_take(void *data, const struct record *record, struct wire_need *need, struct err *err)
 {
     struct rig_sink *s = data;
 
-    return s->rig->take(s, record, err);
+    return s->rig->take(s, record, need, err);
 }
 
 /* A sink that fails closes its connection, as a receiver does. */
@@ -84,18 +85,26 @@ static inline void *rig_sink_main(void *data)
 {
     struct rig_sink *s = data;
 
-    s->result = stream_receive(s->conn, rig_take, s, &s->err);
+    s->result = stream_receive(s->conn, rig_take, s, &s->taken, &s->err);
     if (s->result < 0)
         conn_shutdown(s->conn);
     return NULL;
 }
 
-static inline void rig_make(struct rig *r,
-                            int (*take)(struct rig_sink *sink, const struct record *record, struct err *err),
-                            void *data)
+/* A stream, the first or the next. */
+static inline void rig_stream(struct rig *r)
 {
     struct err err = {0};
 
+    r->failures = 0;
+    ck_assert_int_eq(
+        stream_create(&r->stream, &(struct stream_config){.failed = rig_failed, .data = r}, &err), 0);
+}
+
+static inline void rig_make(struct rig *r,
+                            int (*take)(struct rig_sink *sink, const struct record *record, struct wire_need *need, struct err *err),
+                            void *data)
+{
     memset(r, 0, sizeof(*r));
     r->take = take;
     r->data = data;
@@ -103,8 +112,7 @@ static inline void rig_make(struct rig *r,
     pthread_cond_init(&r->changed, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
     pair_make(&r->pair);
-    ck_assert_int_eq(
-        stream_create(&r->stream, &(struct stream_config){.failed = rig_failed, .data = r}, &err), 0);
+    rig_stream(r);
 }
 
 static inline void rig_connect(struct rig *r, unsigned int count)

@@ -30,6 +30,43 @@ START_TEST(err_never_overflows)
 }
 END_TEST
 
+/* Texts of peers end up on terminals, and in JSON. */
+START_TEST(err_is_printable)
+{
+    static const struct {
+        const char *said, *shown;
+    } table[] = {
+        {"plain", "plain"},
+        {"two\nlines\tand a tab", "two lines and a tab"},
+        {"\x1b[2J\x1b]0;title\x07", "?[2J?]0;title?"},
+        {"\x7f", "?"},
+        {"caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80", "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80"},
+        {"\xc2\x9b" "31m", "??31m"},          /* CSI in one character */
+        {"\xff\xfe", "??"},
+        {"\xc0\xaf", "??"},                   /* overlong */
+        {"\xe0\x80\xaf", "???"},
+        {"\xed\xa0\x80", "???"},              /* half a pair */
+        {"\xf5\x80\x80\x80", "????"},
+        {"cut \xe2\x82", "cut ??"},
+    };
+    char half[ERR_TEXT_MAX + 2];
+    struct err err;
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        ck_assert_int_eq(err_set(&err, -EPROTO, "%s", table[i].said), -EPROTO);
+        ck_assert_str_eq(err.text, table[i].shown);
+        (void)err_set(&err, -EPROTO, "x");
+        (void)err_prefix(&err, -EPROTO, "%s", table[i].said);
+        ck_assert_int_eq(strncmp(err.text, table[i].shown, strlen(table[i].shown)), 0);
+    }
+    /* One that is cut in the middle of a character. */
+    memset(half, 'a', sizeof(half));
+    memcpy(half + ERR_TEXT_MAX - 2, "\xc3\xa9", 3);
+    (void)err_set(&err, -EPROTO, "%s", half);
+    ck_assert_int_eq(err.text[ERR_TEXT_MAX - 2], '?');
+}
+END_TEST
+
 START_TEST(bitmap_runs_cross_words)
 {
     struct bitmap b;
@@ -79,5 +116,5 @@ START_TEST(bitmap_take_moves_marks)
 }
 END_TEST
 
-UNIT_MAIN("base", err_keeps_context, err_never_overflows, bitmap_runs_cross_words, bitmap_last_bits,
+UNIT_MAIN("base", err_keeps_context, err_never_overflows, err_is_printable, bitmap_runs_cross_words, bitmap_last_bits,
           bitmap_take_moves_marks)

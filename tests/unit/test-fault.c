@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "unit.h"
 
+#include <stdio.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -28,6 +29,18 @@ static void set(const char *spec)
     ck_assert_int_eq(setenv("XMOTION_FAULT", spec, 1), 0);
     log_set_sink(keep_line);
 }
+
+START_TEST(counts_from_another_point_on)
+{
+    set("disk.write@2+/source.memory=fail:EIO");
+    for (int i = 0; i < 3; i++)
+        ck_assert_int_eq(fault_point("disk.write", NULL), 0);
+    ck_assert_int_eq(fault_point("source.memory", NULL), 0);
+    ck_assert_int_eq(fault_point("disk.write", NULL), 0);
+    ck_assert_int_eq(fault_point("disk.write", NULL), -EIO);
+    ck_assert_int_eq(fault_point("disk.write", NULL), -EIO);
+}
+END_TEST
 
 START_TEST(nothing_is_asked_for)
 {
@@ -185,5 +198,5 @@ START_TEST(a_bad_one_ends_the_process)
 }
 END_TEST
 
-UNIT_MAIN("fault", nothing_is_asked_for, fails_at_its_passing_only, fails_from_its_passing_on, several_in_one, sleeps,
+UNIT_MAIN("fault", counts_from_another_point_on, nothing_is_asked_for, fails_at_its_passing_only, fails_from_its_passing_on, several_in_one, sleeps,
           counts_all_threads, dies_and_stops, a_bad_one_ends_the_process)

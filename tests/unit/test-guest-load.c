@@ -409,8 +409,106 @@ START_TEST(foreign_ram_is_refused)
 }
 END_TEST
 
+/* The RAM is lost, the disks are not. */
+static int lose_ram(void)
+{
+    int r;
+
+    guest_load_destroy(load);
+    load = NULL;
+    memset(ram, 0, RAM_SIZE);
+    r = guest_load_adopt(ram, RAM_SIZE, &config, text, sizeof(text));
+    if (r == 0)
+        ck_assert_int_eq(guest_load_open(&load, ram, RAM_SIZE, &config), 0);
+    return r;
+}
+
+START_TEST(load_goes_on_from_its_disks)
+{
+    struct guest_load_stats before, after;
+
+    begin(MIB_RATE, MIB_RATE, 2);
+    ck_assert_int_eq(lose_ram(), 0); /* nothing was written yet */
+    whole();
+    for (int i = 0; i < 5; i++) {
+        work(100, 200);
+        guest_load_stats(load, &before);
+        ck_assert_msg(lose_ram() == 0, "%s", text);
+        guest_load_stats(load, &after);
+        ck_assert_uint_ge(after.disk_writes, before.disk_writes);
+        ck_assert_uint_le(after.disk_writes, before.disk_writes + 8); /* zeroes where zeroes are may have been written */
+        ck_assert_uint_eq(after.laps, 0);
+        whole();
+    }
+    work(2500, 200);
+    whole();
+    finish();
+}
+END_TEST
+
+/* The write that was under way when the host lost its power is in part on the disk. */
+START_TEST(half_a_write_is_adopted)
+{
+    for (int i = 0; i < 8; i++) {
+        begin(0, MIB_RATE, 1);
+        disks[0].fail_after = 50 + i;
+        work(0, 1000);
+        disks[0].fail_after = -1;
+        ck_assert_msg(lose_ram() == 0, "%s", text);
+        whole();
+        work(0, 20);
+        whole();
+        finish();
+    }
+}
+END_TEST
+
+/* A write is lost though later ones are there. */
+static void lose_a_write(void)
+{
+    uint8_t *at, now[PAGE], before[PAGE];
+
+    do {
+        work(0, 1);
+        at = disks[0].data + disks[0].written;
+        memcpy(now, at, PAGE);
+        memcpy(before, disks[0].before, PAGE);
+        work(0, 10);
+    } while (memcmp(at, now, PAGE) != 0 || memcmp(now, before, PAGE) == 0);
+    memcpy(at, before, PAGE);
+}
+
+START_TEST(stale_disks_are_not_adopted)
+{
+    begin(0, MIB_RATE, 1);
+    work(0, 300);
+    lose_a_write();
+    ck_assert_int_eq(lose_ram(), -EBADMSG);
+    ck_assert_msg(strstr(text, "disk 0 holds") != NULL, "%s", text);
+    finish();
+}
+END_TEST
+
+START_TEST(damaged_disks_are_not_adopted)
+{
+    uint8_t *page;
+
+    begin(0, MIB_RATE, 1);
+    work(0, 300);
+    for (page = disks[0].data; !page[0]; page += PAGE)
+        ;
+    page[PAGE - 1] ^= 1;
+    ck_assert_int_eq(lose_ram(), -EBADMSG);
+    page[PAGE - 1] ^= 1;
+    memcpy(disks[0].data + DISK_SIZE - PAGE, page, PAGE);
+    ck_assert_int_eq(lose_ram(), -EBADMSG);
+    finish();
+}
+END_TEST
+
 UNIT_MAIN("guest-load", fresh_and_worked_ram_is_whole, rates_are_kept, stop_is_quick,
           stale_page_is_found, swapped_and_torn_pages_are_found, page_that_should_be_zero_is_found,
           copy_goes_on_elsewhere, lost_write_is_found, lost_zeroes_are_found,
           overwritten_block_is_found, old_sequence_number_is_found, swapped_blocks_are_found,
-          swapped_disks_are_found, failed_write_is_repeated, foreign_ram_is_refused)
+          swapped_disks_are_found, failed_write_is_repeated, foreign_ram_is_refused,
+          load_goes_on_from_its_disks, half_a_write_is_adopted, stale_disks_are_not_adopted, damaged_disks_are_not_adopted)

@@ -2,7 +2,7 @@
 /* hv-xen with an agent that is this program again: what it asks, what it does with events, and with
  * an agent's death. */
 #include "hv/agent.h"
-#include "hv/hv.h"
+#include "hv/hv-recover.h"
 #include "unit.h"
 
 #include <limits.h>
@@ -38,6 +38,30 @@ static bool exists(const char *name)
     return !access(path, F_OK);
 }
 
+static bool says(const json_t *request, const char *key, const char *value)
+{
+    const char *text = json_string_value(json_object_get(request, key));
+
+    return text && !strcmp(text, value);
+}
+
+/* Right for the guest vm1 of the UUID 1-2 alone. */
+static void answer_recover(const char *what, const json_t *request)
+{
+    const json_t *paths = json_object_get(request, "paths");
+    bool start = !strcmp(what, "recover-start");
+
+    if (!says(request, "name", "vm1") || (!start && !says(request, "uuid", "1-2")))
+        tell(json_pack("{s:s,s:s,s:i}", "reply", what, "error", "another guest", "errno", ENOENT));
+    else if (start && (json_array_size(paths) != 2 || strcmp(json_string_value(json_array_get(paths, 1)), "/dev/b") != 0 ||
+                       !says(json_object_get(request, "config"), "libxl", "{}")))
+        tell(json_pack("{s:s,s:s,s:i}", "reply", what, "error", "not as it was said", "errno", EINVAL));
+    else if (!strcmp(what, "recover-find"))
+        tell(json_pack("{s:s,s:b,s:b}", "reply", what, "still", 1, "incoming", 1));
+    else
+        tell(json_pack("{s:s}", "reply", what));
+}
+
 static void answer(const char *what, const json_t *request)
 {
     if (!strcmp(what, "describe") &&
@@ -48,6 +72,12 @@ static void answer(const char *what, const json_t *request)
                        "errno", ENOENT));
     else if (!strcmp(what, "resume") && exists("die"))
         _exit(1);
+    else if (!strncmp(what, "recover-", 8))
+        answer_recover(what, request);
+    else if (!strcmp(what, "throttle"))
+        tell(json_integer_value(json_object_get(request, "percent")) == 40
+                 ? json_pack("{s:s}", "reply", what)
+                 : json_pack("{s:s,s:s,s:i}", "reply", what, "error", "not 40", "errno", EINVAL));
     else if (!strcmp(what, "policy"))
         tell(json_pack("{s:s,s:i}", "event", "suspended", "ns", 5));
     else
@@ -206,6 +236,60 @@ START_TEST(a_target_takes_its_name_and_disks)
 }
 END_TEST
 
+/* Of a save that was ended nothing is heard any more, but the guest's end is. */
+START_TEST(a_save_begins_anew)
+{
+    struct hv_source *s = open_source();
+    struct hv_event event;
+    int fd;
+
+    ck_assert_int_eq(s->ops->check(s, NULL), 0);
+    ck_assert_int_eq(s->ops->memory_begin(s, &fd, NULL, NULL), 0);
+    close(fd);
+    ck_assert_int_eq(s->ops->resume(s, NULL), 0);
+    ck_assert_int_eq(next_event(s).kind, HV_GONE);
+    ck_assert_int_eq(s->ops->next_event(s, &event, NULL), -EAGAIN);
+    ck_assert_int_eq(s->ops->memory_begin(s, &fd, NULL, NULL), 0);
+    ck_assert_int_eq(next_event(s).kind, HV_POLICY);
+    close(fd);
+    s->ops->close(s);
+}
+END_TEST
+
+START_TEST(a_guest_is_slowed_down)
+{
+    struct hv_source *s = open_source();
+    struct err err;
+
+    ck_assert_int_eq(s->ops->throttle(s, 40, &err), 0);
+    ck_assert_int_eq(s->ops->throttle(s, 41, &err), -EINVAL);
+    ck_assert_str_eq(err.text, "not 40");
+    s->ops->close(s);
+}
+END_TEST
+
+START_TEST(recovery_asks_the_agent)
+{
+    static const char *const paths[] = {"/dev/a", "/dev/b"};
+    json_t *config = json_pack("{s:s}", "libxl", "{}");
+    struct hv_found f;
+    struct err err;
+
+    ck_assert_int_eq(hv_recover_find(&f, "xen-pvh", "vm1", "1-2", &err), 0);
+    ck_assert(!f.running && f.still && !f.aside && f.incoming);
+    ck_assert_int_eq(hv_recover_find(&f, "xen-pvh", "vm1", "1-3", &err), -ENOENT);
+    ck_assert_str_eq(err.text, "another guest");
+    ck_assert_int_eq(hv_recover_resume("xen-pv", "vm1", "1-2", &err), 0);
+    ck_assert_int_eq(hv_recover_resume("xen-pv", "vm2", "1-2", &err), -ENOENT);
+    ck_assert_int_eq(hv_recover_destroy_aside("xen-hvm", "vm1", "1-2", &err), 0);
+    ck_assert_int_eq(hv_recover_unthrottle("xen-hvm", "vm1", "1-2", &err), 0);
+    ck_assert_int_eq(hv_target_destroy_left("xen-hvm", "vm1", &err), 0);
+    ck_assert_int_eq(hv_recover_start("xen-pvh", "vm1", config, paths, 2, &err), 0);
+    ck_assert_int_eq(hv_recover_start("xen-pvh", "vm1", config, paths, 1, &err), -EINVAL);
+    json_decref(config);
+}
+END_TEST
+
 /* The agent's program is this one, under the agent's name. */
 static void make_folder(void)
 {
@@ -224,7 +308,8 @@ int main(int argc, char **argv)
 {
     const TTest *const tests[] = {
         a_guest_is_described, an_unknown_guest_is_told, events_before_an_answer_are_kept,
-        another_agent_resumes_when_one_died, a_target_takes_its_name_and_disks};
+        another_agent_resumes_when_one_died, a_target_takes_its_name_and_disks, a_save_begins_anew,
+        a_guest_is_slowed_down, recovery_asks_the_agent};
     int rc;
 
     if (argc == 3 && !strcmp(argv[1], "--control"))

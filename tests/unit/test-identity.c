@@ -157,10 +157,12 @@ START_TEST(addresses)
         {"::1", "[::1]:7799"},
         {"[0:0::1]", "[::1]:7799"},
         {"fe80::1%eth0", "[fe80::1%eth0]:7799"},
+        {"[FE80:0::1%Eth0.7]", "[fe80::1%Eth0.7]:7799"},
     };
     static const char *const bad[] = {"",        ":80",       "host:", "host:0", "host:65536",
                                       "host:-1", "host:8o",   "a b",   "a\nb",   "[::1",
-                                      "[::1]x",  "[name]:80", "a:b:c", "host#x", "h/x"};
+                                      "[::1]x",  "[name]:80", "a:b:c", "host#x", "h/x",
+                                      "[%]",     "[a%b]",     "[fe80::1%]", "[fe80::1%a b]", "[fe80::1%abcdefghijklmnop]"};
     char canonical[CONN_ADDRESS_MAX];
     struct err err;
 

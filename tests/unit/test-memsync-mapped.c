@@ -49,7 +49,7 @@ static int script(void *data, enum wire_type type, const void *body, uint32_t le
     return page_target_script(g->target, &record, err);
 }
 
-static int take(struct rig_sink *sink, const struct record *record, struct err *err)
+static int take(struct rig_sink *sink, const struct record *record, struct wire_need *need, struct err *err)
 {
     struct guest *g = sink->rig->data;
     unsigned int before;

@@ -130,7 +130,7 @@ static void note_record(struct transfer *t, const struct record *record)
     }
 }
 
-static int take(struct rig_sink *sink, const struct record *record, struct err *err)
+static int take(struct rig_sink *sink, const struct record *record, struct wire_need *need, struct err *err)
 {
     struct transfer *t = sink->rig->data;
     uint64_t epoch = get_be64(record->body);

@@ -20,10 +20,12 @@ static void pass_done(void *data)
     passes_done++;
 }
 
+static bool reuse;
+
 static void source_make(uint64_t size)
 {
     uint64_t random = 1;
-    struct mirror_source_config config = {.dev = &disk.base, .pass_done = pass_done};
+    struct mirror_source_config config = {.dev = &disk.base, .reuse = reuse, .pass_done = pass_done};
 
     mem_disk_make(&disk, size);
     fill_random(disk.data, size, &random);
@@ -147,6 +149,134 @@ START_TEST(failed_record_is_taken_again)
     ck_assert_uint_eq(head_of(&one).raw_length, 4 * CHUNK);
     fake_done(&one, 0);
     ck_assert_uint_eq(passes_done, 1);
+    source_remove();
+}
+END_TEST
+
+/* Of a record that reaches far, what lies between its blocks is none of it. */
+START_TEST(failed_record_marks_its_own_blocks)
+{
+    source_make(80 * CHUNK);
+    begin_bulk();
+    (void)send_all();
+    tracker_mem_mark(tracker, 4096, 8192);
+    tracker_mem_mark(tracker, 70 * CHUNK, 4096);
+    ck_assert_uint_eq(begin_pass(), 3);
+    ck_assert_int_eq(fake_take(&one, &err), 0);
+    ck_assert_uint_eq(head_of(&one).block_count, 2);
+    fake_done(&one, -ECONNRESET);
+    ck_assert_uint_eq(send_all(), 1);
+    ck_assert_uint_eq(head_of(&one).block_count, 2);
+    ck_assert_uint_eq(head_of(&one).raw_length, 3 * 4096);
+    source_remove();
+}
+END_TEST
+
+/* The zeroes of a failed record were left out once and for all. */
+START_TEST(failed_record_counts_its_zeroes_once)
+{
+    struct mirror_source_stats stats;
+
+    source_make(4 * CHUNK);
+    memset(disk.data + CHUNK, 0, 8192);
+    begin_bulk();
+    ck_assert_int_eq(fake_take(&one, &err), 0);
+    fake_done(&one, -ECONNRESET);
+    (void)send_all();
+    mirror_source_stats(source, &stats);
+    ck_assert_uint_eq(stats.zeroes, 8192);
+    ck_assert_uint_eq(stats.sent, 4 * CHUNK - 8192);
+    ck_assert_uint_eq(stats.pass_done, 4 * CHUNK);
+    ck_assert_uint_eq(passes_done, 1);
+    source_remove();
+}
+END_TEST
+
+START_TEST(chain_holds_what_was_acknowledged)
+{
+    uint64_t before;
+
+    source_make(4 * CHUNK);
+    before = mirror_source_digest(source);
+    begin_bulk();
+    ck_assert_int_eq(fake_take(&one, &err), 0);
+    fake_done(&one, -ECANCELED);
+    ck_assert_int_eq(fake_take(&one, &err), 0);
+    fake_done(&one, 0);
+    ck_assert_uint_ne(mirror_source_digest(source), before);
+    before = mirror_source_digest(source);
+    tracker_mem_mark(tracker, 0, 4096);
+    (void)begin_pass();
+    ck_assert_int_eq(fake_take(&one, &err), 0);
+    fake_done(&one, 0);
+    ck_assert_uint_ne(mirror_source_digest(source), before);
+    source_remove();
+}
+END_TEST
+
+START_TEST(answers_that_make_no_sense)
+{
+    reuse = true;
+    source_make(3 * CHUNK + 512);
+    begin_bulk();
+    ck_assert_int_eq(fake_take(&one, &err), 0);
+    ck_assert(one.work.asks);
+    ck_assert_uint_eq(head_of(&one).block_count, 4);
+    ck_assert_uint_eq(head_of(&one).raw_length, 0);
+    ck_assert_int_eq(fake_need(&one, 4, &err), -EPROTO);
+    ck_assert_int_eq(fake_need(&one, 255, &err), -EPROTO);
+    ck_assert_int_eq(fake_need(&one, 3, &err), 0);
+    ck_assert_int_eq(fake_need(&one, 2, &err), -EPROTO);
+    fake_done(&one, 0);
+    ck_assert_uint_eq(mirror_source_dirty(source), 512);
+    ck_assert_uint_eq(begin_pass(), 1);
+    ck_assert_int_eq(fake_take(&one, &err), 0);
+    ck_assert(!one.work.asks);
+    ck_assert_uint_eq(block_of(&one, 0).offset, 3 * CHUNK);
+    ck_assert_uint_eq(block_of(&one, 0).length, 512);
+    fake_done(&one, 0);
+    reuse = false;
+    source_remove();
+}
+END_TEST
+
+/* A disk without a tracker has a second pass when something was refused. */
+START_TEST(refused_of_a_disk_that_does_not_change)
+{
+    struct mirror_source_config config = {.dev = &disk.base, .reuse = true, .pass_done = pass_done};
+
+    mem_disk_make(&disk, 2 * CHUNK);
+    ck_assert_int_eq(mirror_source_create(&source, &config, &err), 0);
+    begin_bulk();
+    ck_assert_int_eq(fake_take(&one, &err), 0);
+    ck_assert_int_eq(fake_need(&one, 1, &err), 0);
+    fake_done(&one, 0);
+    ck_assert_uint_eq(begin_pass(), 16);
+    ck_assert_uint_eq(send_all(), 1);
+    ck_assert_uint_eq(block_of(&one, 0).kind, WIRE_BLOCK_ZERO);
+    ck_assert_uint_eq(begin_pass(), 0);
+    source_remove();
+}
+END_TEST
+
+START_TEST(offers_are_bounded)
+{
+    reuse = true;
+    source_make(200 * CHUNK);
+    memset(disk.data + 40 * CHUNK, 0, 160 * CHUNK);
+    disk.tells_holes = true;
+    begin_bulk();
+    ck_assert_int_eq(fake_take(&one, &err), 0);
+    ck_assert_uint_eq(head_of(&one).block_count, 16); /* 1 MiB is read */
+    fake_done(&one, 0);
+    ck_assert_int_eq(fake_take(&one, &err), 0);
+    fake_done(&one, 0);
+    ck_assert_int_eq(fake_take(&one, &err), 0);
+    ck_assert_uint_eq(head_of(&one).block_count, 64); /* 8 that are read, then holes */
+    fake_done(&one, 0);
+    (void)send_all();
+    ck_assert_uint_eq(disk.octets_read, 40 * CHUNK);
+    reuse = false;
     source_remove();
 }
 END_TEST
@@ -336,7 +466,9 @@ START_TEST(disk_that_does_not_change_has_one_pass)
 END_TEST
 
 UNIT_MAIN("mirror-steps", work_wakes_the_stream, pass_is_done_with_its_last_acknowledgement,
-          bulk_of_zeroes_is_done_once, failed_record_is_taken_again, failed_read_is_taken_again,
+          bulk_of_zeroes_is_done_once, failed_record_is_taken_again, failed_record_marks_its_own_blocks,
+          failed_record_counts_its_zeroes_once, chain_holds_what_was_acknowledged, answers_that_make_no_sense,
+          refused_of_a_disk_that_does_not_change, offers_are_bounded, failed_read_is_taken_again,
           failed_extent_fails_the_pass, mark_is_taken_before_the_read, bulk_takes_the_marks_before_it,
           mark_behind_the_cursor_waits_for_the_next_pass, one_record_has_all_of_a_chunk, sparse_records_are_bounded,
           densest_record_fits, hole_ends_a_bulk_record, holes_that_end_within_a_block_count_once,

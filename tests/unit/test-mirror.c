@@ -1,200 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* One disk from source to target over a real stream, while somebody writes to it. */
-#include "base/bitmap.h"
-#include "mirror/mirror-source.h"
-#include "mirror/mirror-target.h"
-
-#include "mem-disk.h"
-#include "stream-rig.h"
-
-#define CHUNK ((uint64_t)WIRE_DISK_BLOCK_MAX)
-
-struct copy {
-    struct rig rig;
-    struct mem_disk from, to;
-    struct tracker *tracker;
-    struct mirror_source *source;
-    struct mirror_target *target;
-    unsigned int passes_done;
-
-    pthread_mutex_t lock; /* what the sinks note */
-    struct bitmap chunks; /* that came in this pass */
-    unsigned int chunks_twice;
-    unsigned int records;
-    unsigned int zero_blocks;
-
-    bool spoil; /* the sink flips a bit of every record */
-    unsigned int arrived, let_go;
-    bool hold; /* the sink waits for let_go */
-
-    /* The writer. */
-    pthread_t thread;
-    unsigned int written;
-    bool writes;
-    bool stop;
-};
-
-static struct copy copy;
-
-static void pass_done(void *data)
-{
-    struct copy *c = data;
-
-    rig_count(&c->rig, &c->passes_done);
-}
-
-/* One record holds all blocks of a chunk: a chunk that comes in two records of a pass would be in flight twice. */
-static void note_blocks(struct copy *c, const struct wire_disk_head *head, const uint8_t *blocks)
-{
-    uint64_t last = UINT64_MAX;
-
-    pthread_mutex_lock(&c->lock);
-    c->records++;
-    for (uint32_t i = 0; i < head->block_count; i++) {
-        struct wire_disk_block b;
-        uint64_t chunk;
-
-        wire_get_disk_block(blocks + i * WIRE_DISK_BLOCK_SIZE, &b);
-        c->zero_blocks += b.kind == WIRE_BLOCK_ZERO;
-        chunk = b.offset / CHUNK;
-        c->chunks_twice += chunk != last && bitmap_test(&c->chunks, chunk);
-        bitmap_set(&c->chunks, chunk);
-        last = chunk;
-    }
-    pthread_mutex_unlock(&c->lock);
-}
-
-/* While the writer runs, every read and every answer to a record waits for one more write. */
-static void let_the_writer_write(struct copy *c)
-{
-    unsigned int before;
-
-    pthread_mutex_lock(&c->rig.lock);
-    before = c->written;
-    while (c->writes && !c->stop && c->written == before)
-        pthread_cond_wait(&c->rig.changed, &c->rig.lock);
-    pthread_mutex_unlock(&c->rig.lock);
-}
-
-static void write_before_the_read(struct mem_disk *d, uint64_t offset, size_t len, void *data)
-{
-    (void)d, (void)offset, (void)len;
-    let_the_writer_write(data);
-}
-
-static int copy_take(struct rig_sink *sink, const struct record *record, struct err *err)
-{
-    struct copy *c = sink->rig->data;
-    struct wire_disk_head head;
-    const uint8_t *payload;
-    int r = wire_check_disk_data(record->body, record->length, &c->to.base.size, 1, &head, &payload, err);
-
-    if (r < 0)
-        return r;
-    rig_count(&c->rig, &c->arrived);
-    if (c->hold)
-        (void)rig_await(&c->rig, &c->let_go, 1);
-    let_the_writer_write(c);
-    note_blocks(c, &head, record->body + WIRE_DISK_HEAD_SIZE);
-    if (c->spoil)
-        record->body[record->length - 1] ^= 1;
-    return mirror_target_write(c->target, &head, record->body + WIRE_DISK_HEAD_SIZE, payload, err);
-}
-
-static void copy_make(struct copy *c, uint64_t size)
-{
-    memset(c, 0, sizeof(*c));
-    pthread_mutex_init(&c->lock, NULL);
-    mem_disk_make(&c->from, size);
-    mem_disk_make(&c->to, size);
-    ck_assert_int_eq(bitmap_init(&c->chunks, DIV_ROUND_UP(size, CHUNK)), 0);
-}
-
-static void copy_connect(struct copy *c, unsigned int connections, bool zstd)
-{
-    struct mirror_source_config config = {.dev = &c->from.base, .zstd = zstd, .pass_done = pass_done, .data = c};
-    struct err err = {0};
-
-    rig_make(&c->rig, copy_take, c);
-    ck_assert_int_eq(tracker_open_mem(&c->tracker, c->from.base.size, &err), 0);
-    config.tracker = c->tracker;
-    config.stream = c->rig.stream;
-    ck_assert_int_eq(mirror_target_create(&c->target, &c->to.base, &err), 0);
-    ck_assert_int_eq(mirror_source_create(&c->source, &config, &err), 0);
-    rig_connect(&c->rig, connections);
-}
-
-static void copy_end(struct copy *c)
-{
-    rig_close(&c->rig);
-    mirror_source_destroy(c->source);
-    mirror_target_destroy(c->target);
-    rig_remove(&c->rig);
-    mem_disk_remove(&c->from);
-    mem_disk_remove(&c->to);
-    bitmap_finish(&c->chunks);
-    pthread_mutex_destroy(&c->lock);
-}
-
-static void pass_wait(struct copy *c, unsigned int number)
-{
-    ck_assert_msg(rig_await(&c->rig, &c->passes_done, number), "%s", c->rig.failure.text);
-    ck_assert(mirror_source_idle(c->source));
-    ck_assert_uint_eq(c->passes_done, number);
-    bitmap_clear_run(&c->chunks, 0, c->chunks.bits);
-}
-
-static void bulk(struct copy *c)
-{
-    struct err err = {0};
-
-    ck_assert_int_eq(mirror_source_begin_bulk(c->source, &err), 0);
-    pass_wait(c, 1);
-}
-
-/* Returns the blocks that the pass was over; 0: none was begun. */
-static uint64_t pass(struct copy *c)
-{
-    struct err err = {0};
-    unsigned int before = c->passes_done;
-    uint64_t blocks;
-
-    ck_assert_int_eq(mirror_source_begin_pass(c->source, false, &blocks, &err), 0);
-    if (blocks)
-        pass_wait(c, before + 1);
-    return blocks;
-}
-
-static void write_marked(struct copy *c, uint64_t offset, const void *from, size_t len)
-{
-    mem_disk_write(&c->from, offset, from, len);
-    tracker_mem_mark(c->tracker, offset, len);
-}
-
-static bool same_content(const struct copy *c)
-{
-    return memcmp(c->from.data, c->to.data, c->from.base.size) == 0;
-}
-
-static void check_equal(const struct copy *c)
-{
-    ck_assert(same_content(c));
-    ck_assert_uint_eq(mirror_source_digest(c->source), mirror_target_digest(c->target));
-    ck_assert_uint_eq(c->chunks_twice, 0);
-}
-
-/* Data, with every third chunk left out and a zero block within the data. */
-static void fill_with_holes(struct copy *c)
-{
-    uint64_t random = 7, size = c->from.base.size;
-
-    for (uint64_t at = 0; at < size; at += CHUNK) {
-        if (at / CHUNK % 3 != 1)
-            fill_random(c->from.data + at, MIN(CHUNK, size - at), &random);
-    }
-    if (size > 8192)
-        memset(c->from.data + 4096, 0, 4096);
-}
+#include "copy.h"
 
 static void check_bulk_of(uint64_t size, bool tells_holes)
 {
@@ -264,7 +70,7 @@ START_TEST(bulk_neither_reads_holes_nor_writes_zeroes)
     bulk(&copy);
     check_equal(&copy);
     ck_assert_uint_eq(copy.from.octets_read, 2 * CHUNK);
-    ck_assert_uint_eq(mirror_target_written(copy.target), 2 * CHUNK);
+    ck_assert_uint_eq(target_stats(&copy).written, 2 * CHUNK);
     ck_assert_uint_eq(copy.to.zeroes, 0);
     ck_assert_uint_eq(copy.to.writes, 2);
     copy_end(&copy);
@@ -281,7 +87,7 @@ START_TEST(bulk_leaves_zeroes_out_that_are_no_holes)
     bulk(&copy);
     check_equal(&copy);
     ck_assert_uint_eq(copy.zero_blocks, 0);
-    ck_assert_uint_eq(mirror_target_written(copy.target), CHUNK);
+    ck_assert_uint_eq(target_stats(&copy).written, CHUNK);
     ck_assert_uint_eq(copy.to.zeroes, 0);
     copy_end(&copy);
 }

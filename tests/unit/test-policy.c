@@ -139,6 +139,82 @@ START_TEST(timeout_stops_when_it_can)
 }
 END_TEST
 
+static const struct precopy_limits throttle_at_10 = {S, 10 * S, PRECOPY_TIMEOUT_THROTTLE};
+
+/* One after the other, with what came out of the last. */
+static const struct {
+    const char *what;
+    uint64_t elapsed;
+    unsigned int round;
+    uint64_t disk_tail;
+    unsigned int percent;
+    enum precopy_decision decision;
+} throttle_rows[] = {
+    {"not late", 10 * S - 1, 3, 0, 0, PRECOPY_CONTINUE},
+    {"late, in bulk", 10 * S, 3, UNKNOWN, 0, PRECOPY_CONTINUE},
+    {"late", 10 * S, 3, 0, 80, PRECOPY_CONTINUE},
+    {"no time to show", 14 * S, 9, 0, 80, PRECOPY_CONTINUE},
+    {"time, but one round", 16 * S, 4, 0, 80, PRECOPY_CONTINUE},
+    {"two rounds", 17 * S, 5, 0, 60, PRECOPY_CONTINUE},
+    {"two rounds and time", 22 * S, 7, 0, 40, PRECOPY_CONTINUE},
+    {"a long round", 51 * S, 8, 0, 40, PRECOPY_CONTINUE},
+    {"too long a round", 52 * S, 8, 0, 20, PRECOPY_CONTINUE},
+    {"in bulk again", 60 * S, 80, UNKNOWN, 20, PRECOPY_CONTINUE},
+    {"the last step", 60 * S, 80, 0, 10, PRECOPY_CONTINUE},
+    {"still hoping", 120 * S - 1, 900, 0, 10, PRECOPY_CONTINUE},
+    {"no hope", 120 * S, 900, 0, 10, PRECOPY_ABORT},
+};
+
+START_TEST(throttle_steps)
+{
+    struct precopy_throttle t = {0};
+
+    for (size_t i = 0; i < sizeof(throttle_rows) / sizeof(throttle_rows[0]); i++) {
+        struct precopy_stats s = {.round = throttle_rows[i].round,
+                                  .elapsed_ns = throttle_rows[i].elapsed,
+                                  .disk_tail_ns = throttle_rows[i].disk_tail};
+        enum precopy_decision d = precopy_throttle(&s, &throttle_at_10, &t);
+
+        ck_assert_msg(d == throttle_rows[i].decision && t.percent == throttle_rows[i].percent, "%s: %s, %u%%",
+                      throttle_rows[i].what, precopy_decision_name(d), t.percent);
+    }
+}
+END_TEST
+
+/* While only disks are copied there are no rounds. */
+START_TEST(throttle_steps_by_time_in_the_disk_phase)
+{
+    static const unsigned int want[] = {80, 60, 40, 20, 10, 10};
+    struct precopy_throttle t = {0};
+
+    for (unsigned int i = 0; i < 6; i++) {
+        struct precopy_stats s = {.elapsed_ns = (20 + 5 * i) * S, .disk_tail_ns = 3 * S};
+
+        ck_assert_int_eq(precopy_throttle(&s, &throttle_at_10, &t), PRECOPY_CONTINUE);
+        ck_assert_uint_eq(t.percent, want[i]);
+    }
+}
+END_TEST
+
+START_TEST(throttle_is_for_who_asked)
+{
+    const struct precopy_limits others[] = {{S, 10 * S, PRECOPY_TIMEOUT_ABORT},
+                                            {S, 10 * S, PRECOPY_TIMEOUT_STOP},
+                                            {S, 0, PRECOPY_TIMEOUT_THROTTLE}};
+    const struct precopy_stats s = {.round = 9, .elapsed_ns = 1000 * S};
+    struct precopy_throttle t = {0};
+    uint64_t tail;
+
+    for (int i = 0; i < 3; i++)
+        ck_assert_int_eq(precopy_throttle(&s, &others[i], &t), PRECOPY_CONTINUE);
+    ck_assert_uint_eq(t.percent, 0);
+    /* Late, it is neither stopped nor given up at once. */
+    ck_assert_int_eq(precopy_decide(&(struct precopy_stats){.round = 5, .dirty_pages = 2000, .pages_per_second = 1000,
+                                                            .dirtied_per_second = 1000, .elapsed_ns = 10 * S},
+                                    &throttle_at_10, &tail), PRECOPY_CONTINUE);
+}
+END_TEST
+
 START_TEST(figures_out_of_this_world)
 {
     const struct row rows[] = {
@@ -161,4 +237,5 @@ END_TEST
 
 UNIT_MAIN("policy", stops_when_the_tail_fits, disks_and_overhead_add_up, waits_while_only_disks_are_behind,
           unknown_figures_are_no_reason_to_stop, hot_set_is_never_more_than_what_is_dirty, timeout_aborts,
-          timeout_stops_when_it_can, figures_out_of_this_world, decisions_have_names)
+          timeout_stops_when_it_can, figures_out_of_this_world, decisions_have_names, throttle_steps,
+          throttle_steps_by_time_in_the_disk_phase, throttle_is_for_who_asked)

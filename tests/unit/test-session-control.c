@@ -134,6 +134,45 @@ START_TEST(body_must_be_an_object)
 }
 END_TEST
 
+/* As the peer would write it: `head`, `part` so many times, `tail`. */
+static int parse_many(const char *head, const char *part, size_t times, const char *tail)
+{
+    size_t n = strlen(part);
+    char *text = malloc(strlen(head) + n * times + strlen(tail) + 1);
+    struct record record = {.type = WIRE_PREPARE, .body = (uint8_t *)text};
+    json_t *j = NULL;
+    char *p = stpcpy(text, head);
+    int r;
+
+    for (size_t i = 0; i < times; i++)
+        p = stpcpy(p, part);
+    record.length = (uint32_t)(stpcpy(p, tail) - text);
+    r = control_parse(&record, &j, &err);
+    json_decref(j);
+    free(text);
+    return r;
+}
+
+START_TEST(a_body_has_so_many_values)
+{
+    ck_assert_int_eq(parse_many("{\"a\":[0", ",0", 16000, "]}"), 0);
+    ck_assert_int_eq(parse_many("{\"a\":[0", ",0", 17000, "]}"), -EPROTO);
+    ck_assert_int_eq(parse_many("{\"a\":[{}", ",{}", 300000, "]}"), -EPROTO);
+    ck_assert_str_eq(err.text, "PREPARE has more than 16384 values");
+    /* What stands in a text is one value. */
+    ck_assert_int_eq(parse_many("{\"a\":\"", ",[{", 300000, "\"}"), 0);
+    ck_assert_int_eq(parse_many("{\"a\":\"\\\"", ",[{\\\"\\\\", 100000, "\"}"), 0);
+}
+END_TEST
+
+START_TEST(a_body_has_a_depth)
+{
+    ck_assert_int_eq(parse_many("{\"a\":", "[", 100, ""), -EPROTO);
+    ck_assert_int_eq(parse_many("{\"a\":", "[", 10000, ""), -EPROTO);
+    ck_assert_int_eq(parse_many("", "{\"a\":", 10000, ""), -EPROTO);
+}
+END_TEST
+
 START_TEST(lost_peer_ends_the_wait)
 {
     json_t *j = NULL;
@@ -361,7 +400,7 @@ START_TEST(signals_are_counted)
 END_TEST
 
 UNIT_MAIN("session-control", expected_record_comes, failed_is_the_peers_error, failed_without_a_reason,
-          wrong_type_is_named, body_must_be_an_object, lost_peer_ends_the_wait, posted_records_keep_their_order,
+          wrong_type_is_named, body_must_be_an_object, a_body_has_so_many_values, a_body_has_a_depth, lost_peer_ends_the_wait, posted_records_keep_their_order,
           posts_of_another_thread_wake_the_loop, posts_left_behind_are_freed, ping_is_answered_while_waiting,
           silent_peer_is_pinged, whatever_comes_is_a_sign_of_life, peer_is_given_up_after_30_s,
           wake_ends_the_next_turn, wake_of_another_thread_ends_the_turn, turn_ends_by_itself,

@@ -27,6 +27,33 @@ START_TEST(before_go_every_failure_is_undone)
 }
 END_TEST
 
+START_TEST(a_drop_parks_what_is_prepared)
+{
+    for (int role = SWITCHOVER_SOURCE; role <= SWITCHOVER_TARGET; role++) {
+        for (int s = SW_START; s <= SW_READY; s++) {
+            struct switchover_step step = at((enum switchover_role)role, (enum switchover_state)s, SW_EV_DROPPED);
+
+            if (role == SWITCHOVER_TARGET && s == SW_SUSPENDED)
+                continue;
+            ck_assert_int_eq(step.next, s == SW_START ? SW_UNDONE : SW_PREPARED);
+            ck_assert_int_eq(step.action, s == SW_START ? SW_UNDO : SW_PARK);
+        }
+    }
+}
+END_TEST
+
+START_TEST(after_go_a_drop_is_a_loss)
+{
+    for (int role = SWITCHOVER_SOURCE; role <= SWITCHOVER_TARGET; role++) {
+        struct switchover_step dropped = at((enum switchover_role)role, SW_GO, SW_EV_DROPPED);
+        struct switchover_step lost = at((enum switchover_role)role, SW_GO, SW_EV_PEER_LOST);
+
+        ck_assert_int_eq(dropped.next, lost.next);
+        ck_assert_int_eq(dropped.action, lost.action);
+    }
+}
+END_TEST
+
 START_TEST(after_go_only_the_target_owns_it)
 {
     struct switchover_step lost = at(SWITCHOVER_SOURCE, SW_GO, SW_EV_PEER_LOST);
@@ -84,5 +111,6 @@ START_TEST(out_of_order_is_refused)
 }
 END_TEST
 
-UNIT_MAIN("switchover", before_go_every_failure_is_undone, after_go_only_the_target_owns_it,
+UNIT_MAIN("switchover", before_go_every_failure_is_undone, a_drop_parks_what_is_prepared, after_go_a_drop_is_a_loss,
+          after_go_only_the_target_owns_it,
           the_guest_is_run_by_go_alone, last_states_are_left_by_nothing, out_of_order_is_refused)

@@ -276,6 +276,74 @@ START_TEST(file_with_a_strange_mark_stays)
 }
 END_TEST
 
+/* Its maker was killed between making and marking it. */
+START_TEST(empty_file_without_a_mark_is_removed)
+{
+    struct volume v;
+
+    temp_dir_make();
+    sr_make(temp_dir);
+    temp_write("disk", "", 0);
+    v = plan("disk", SIZE);
+    ck_assert_int_eq(volume_remove(&v, OURS, &err), 0);
+    ck_assert(!is_there(&v));
+    v = create("other");
+    ck_assert_int_eq(truncate(v.path, 0), 0);
+    ck_assert_int_eq(volume_remove(&v, OTHERS, &err), 0); /* empty, but marked */
+    ck_assert(is_there(&v));
+    temp_dir_remove();
+}
+END_TEST
+
+/* ---- going on with them ---- */
+
+START_TEST(own_file_is_reopened)
+{
+    struct volume v;
+
+    temp_dir_make();
+    sr_make(temp_dir);
+    v = create("disk");
+    ck_assert_msg(volume_reopen(&v, OURS, &err) == 0, "%s", err.text);
+    ck_assert_int_eq(volume_reopen(&v, OTHERS, &err), -EEXIST);
+    ck_assert_ptr_nonnull(strstr(err.text, "does not bear its mark"));
+    v.size += 512;
+    ck_assert_int_eq(volume_reopen(&v, OURS, &err), -EINVAL);
+    ck_assert_int_eq(unlink(v.path), 0);
+    ck_assert_int_eq(volume_reopen(&v, OURS, &err), -ENOENT);
+    temp_write("disk", "precious", 8);
+    ck_assert_int_eq(volume_reopen(&v, OURS, &err), -EEXIST);
+    ck_assert_int_eq(unlink(v.path), 0);
+    ck_assert_int_eq(symlink("/dev/null", v.path), 0);
+    ck_assert_int_eq(volume_reopen(&v, OURS, &err), -EEXIST);
+    temp_dir_remove();
+}
+END_TEST
+
+/* lvm2's own tool, as far as it is used: prints the size when the tag is selected that the LV has. */
+static const char fake_lvs[] = "#!/bin/sh\n"
+                               "case \"$*\" in *vg1/gone) echo 'Failed to find logical volume' >&2; exit 5;; esac\n"
+                               "case \"$*\" in *'lv_tags=xmotion-" OURS " -- vg1/disk') echo '  1049088';; esac\n";
+
+START_TEST(own_lv_is_reopened)
+{
+    struct volume v = {.kind = VOLUME_LVM, .size = SIZE, .path = "/dev/vg1/disk"};
+
+    temp_dir_make();
+    temp_write("lvs", fake_lvs, strlen(fake_lvs));
+    ck_assert_int_eq(chmod(temp_path("lvs"), 0700), 0);
+    ck_assert_int_eq(setenv("PATH", temp_dir, 1), 0);
+    ck_assert_msg(volume_reopen(&v, OURS, &err) == 0, "%s", err.text);
+    ck_assert_int_eq(volume_reopen(&v, OTHERS, &err), -EEXIST);
+    v.size += 512;
+    ck_assert_int_eq(volume_reopen(&v, OURS, &err), -EINVAL);
+    strcpy(v.path, "/dev/vg1/gone");
+    ck_assert_int_eq(volume_reopen(&v, OURS, &err), -ENOENT);
+    ck_assert_int_eq(setenv("PATH", "/usr/bin:/bin", 1), 0);
+    temp_dir_remove();
+}
+END_TEST
+
 START_TEST(existing_one_stays)
 {
     struct volume v = {.kind = VOLUME_EXISTING};
@@ -386,13 +454,31 @@ START_TEST(adopted_one_is_zeroed)
     make_filled("disk");
     ck_assert_int_eq(volume_adopt_check(temp_path("disk"), SIZE, &err), 0);
     ck_assert(still_filled(temp_path("disk")));
-    ck_assert_int_eq(volume_adopt(&v, temp_path("disk"), SIZE, &err), 0);
+    ck_assert_int_eq(volume_adopt(&v, temp_path("disk"), SIZE, false, &err), 0);
     ck_assert_int_eq(v.kind, VOLUME_EXISTING);
     ck_assert_uint_eq(v.size, SIZE);
     ck_assert_str_eq(v.path, temp_path("disk"));
     ck_assert_int_eq(file_read(v.path, SIZE, &content, &len), 0);
     ck_assert_uint_eq(len, SIZE);
     ck_assert(is_zero(content, SIZE));
+    temp_dir_remove();
+}
+END_TEST
+
+START_TEST(adopted_one_is_kept)
+{
+    struct volume v;
+
+    temp_dir_make();
+    make_filled("disk");
+    ck_assert_int_eq(volume_adopt(&v, temp_path("disk"), SIZE, true, &err), 0);
+    ck_assert_int_eq(v.kind, VOLUME_EXISTING);
+    ck_assert(still_filled(v.path));
+    ck_assert_int_eq(volume_reopen(&v, OURS, &err), 0);
+    ck_assert(still_filled(v.path));
+    ck_assert_int_eq(truncate(v.path, SIZE + 512), 0);
+    ck_assert_int_eq(volume_reopen(&v, OURS, &err), -EINVAL);
+    ck_assert_int_eq(volume_adopt(&v, temp_path("disk"), SIZE, true, &err), -EINVAL);
     temp_dir_remove();
 }
 END_TEST
@@ -405,12 +491,12 @@ START_TEST(adopted_one_of_another_size_is_left_alone)
     temp_dir_make();
     make_filled("disk");
     for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
-        ck_assert_int_eq(volume_adopt(&v, temp_path("disk"), sizes[i], &err), -EINVAL);
+        ck_assert_int_eq(volume_adopt(&v, temp_path("disk"), sizes[i], false, &err), -EINVAL);
         ck_assert_ptr_nonnull(strstr(err.text, "has 1049088 octets, the source's disk "));
         ck_assert_int_eq(volume_adopt_check(temp_path("disk"), sizes[i], &err), -EINVAL);
     }
     ck_assert(still_filled(temp_path("disk")));
-    ck_assert_int_eq(volume_adopt(&v, temp_path("none"), SIZE, &err), -ENOENT);
+    ck_assert_int_eq(volume_adopt(&v, temp_path("none"), SIZE, false, &err), -ENOENT);
     temp_dir_remove();
 }
 END_TEST
@@ -421,7 +507,7 @@ START_TEST(adopted_path_too_long)
     struct volume v;
 
     memset(path, '/', VOLUME_PATH_MAX);
-    ck_assert_int_eq(volume_adopt(&v, path, SIZE, &err), -ENAMETOOLONG);
+    ck_assert_int_eq(volume_adopt(&v, path, SIZE, false, &err), -ENAMETOOLONG);
 }
 END_TEST
 
@@ -438,12 +524,12 @@ START_TEST(adopted_device_must_be_free)
         ck_assert_int_ge(holder, 0);
         memset(sector, 'x', 512);
         ck_assert_int_eq(fd_pwrite_full(holder, sector, 512, MIB(1)), 0);
-        ck_assert_int_eq(volume_adopt(&v, l.path, SIZE, &err), -EBUSY);
+        ck_assert_int_eq(volume_adopt(&v, l.path, SIZE, false, &err), -EBUSY);
         ck_assert_int_eq(volume_adopt_check(l.path, SIZE, &err), -EBUSY);
         ck_assert_int_eq(fd_pread_full(holder, sector, 1, MIB(1)), 0);
         ck_assert_int_eq(sector[0], 'x');
         (void)close(take_fd(&holder));
-        ck_assert_int_eq(volume_adopt(&v, l.path, SIZE, &err), 0);
+        ck_assert_int_eq(volume_adopt(&v, l.path, SIZE, false, &err), 0);
         holder = open(l.path, O_RDONLY);
         ck_assert_int_eq(fd_pread_full(holder, sector, 512, MIB(1)), 0);
         ck_assert(is_zero(sector, 512));
@@ -458,6 +544,7 @@ END_TEST
 UNIT_MAIN("volume", srs, no_srs, safe_names, long_names_are_cut, plans, created_file_is_of_exact_size_and_zero,
           what_is_there_is_not_made_again, impossible_size_leaves_nothing, folder_that_is_not_there,
           own_file_is_removed, file_of_another_migration_stays, file_without_a_mark_stays,
-          file_with_a_strange_mark_stays, existing_one_stays, full_folder_is_told_with_both_figures,
-          full_file_system_ends_writing, file_system_without_attributes, adopted_one_is_zeroed,
+          file_with_a_strange_mark_stays, empty_file_without_a_mark_is_removed, own_file_is_reopened,
+          own_lv_is_reopened, existing_one_stays, full_folder_is_told_with_both_figures,
+          full_file_system_ends_writing, file_system_without_attributes, adopted_one_is_zeroed, adopted_one_is_kept,
           adopted_one_of_another_size_is_left_alone, adopted_path_too_long, adopted_device_must_be_free)

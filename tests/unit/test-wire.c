@@ -46,8 +46,8 @@ END_TEST
 START_TEST(header_refusals)
 {
     static const struct damage damages[] = {
-        {"magic", 0, 2, 0x584e}, {"type 0", 2, 2, 0},          {"type 21", 2, 2, 21},
-        {"type 35", 2, 2, 35},   {"type 65535", 2, 2, 0xffff}, {"over the limit", 4, 4, 101},
+        {"magic", 0, 2, 0x584e}, {"type 0", 2, 2, 0},          {"type 25", 2, 2, 25},
+        {"type 36", 2, 2, 36},   {"type 65535", 2, 2, 0xffff}, {"over the limit", 4, 4, 101},
         {"huge", 4, 4, ~0u},     {"next sequence", 8, 8, 8},   {"old sequence", 8, 8, 6},
     };
 
@@ -71,6 +71,9 @@ START_TEST(type_names)
     ck_assert_str_eq(wire_type_name(WIRE_HELLO), "HELLO");
     ck_assert_str_eq(wire_type_name(WIRE_CHECKED), "CHECKED");
     ck_assert_str_eq(wire_type_name(WIRE_ACK), "ACK");
+    ck_assert_str_eq(wire_type_name(WIRE_RESUMED), "RESUMED");
+    ck_assert_str_eq(wire_type_name(WIRE_FORGET), "FORGET");
+    ck_assert_str_eq(wire_type_name(WIRE_NEED), "NEED");
     ck_assert_str_eq(wire_type_name(0), "unknown");
     ck_assert_str_eq(wire_type_name(25), "unknown");
     ck_assert_str_eq(wire_type_name(65535), "unknown");
@@ -141,7 +144,7 @@ START_TEST(disk_data_refusals)
         {"zero block: over the end", 24, 4, 1024},
         {"zero block: length 0", 24, 4, 0},
         {"zero block: length odd", 24, 4, 511},
-        {"zero block: unknown kind", 28, 2, 2},
+        {"zero block: unknown kind", 28, 2, 3},
         {"zero block: becomes data", 28, 2, 0},
         {"zero block: reserved", 30, 2, 1},
         {"zero block: checksum", 32, 8, 1},
@@ -150,6 +153,7 @@ START_TEST(disk_data_refusals)
         {"data block: length wraps", 48, 4, 0xfffffe00},
         {"data block: other length", 48, 4, 512},
         {"data block: becomes zero", 52, 2, 1},
+        {"data block: becomes an offer of a part", 52, 2, 2},
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(damages); i++) {
@@ -188,6 +192,78 @@ START_TEST(disk_data_lengths)
         ck_assert_int_eq(r, length == DISK_BODY ? 0 : -EPROTO);
         free(exact);
     }
+}
+END_TEST
+
+#define KEEP_BODY (16 + 2 * 24)
+
+/* Offers of the first 64 KiB and of the 512 octets at the end of disk 1. */
+static void good_offers(uint8_t body[KEEP_BODY])
+{
+    const struct wire_disk_head h = {.disk = 1, .encoding = WIRE_PLAIN, .block_count = 2};
+    const struct wire_disk_block first = {.offset = 0, .length = 65536, .kind = WIRE_BLOCK_KEEP, .checksum = 5};
+    const struct wire_disk_block last = {.offset = 131072, .length = 512, .kind = WIRE_BLOCK_KEEP};
+
+    wire_put_disk_head(body, &h);
+    wire_put_disk_block(body + 16, &first);
+    wire_put_disk_block(body + 40, &last);
+}
+
+static int check_offers(const struct damage *d)
+{
+    uint8_t body[KEEP_BODY];
+    struct wire_disk_head h;
+    const uint8_t *payload;
+    struct err err;
+
+    good_offers(body);
+    if (d)
+        apply(body, d);
+    return wire_check_disk_data(body, sizeof(body), disk_sizes, 2, &h, &payload, &err);
+}
+
+START_TEST(offers_of_whole_chunks)
+{
+    static const struct damage damages[] = {
+        {"part of a chunk", 24, 4, 65536 - 512},
+        {"not at its beginning", 16, 8, 512},
+        {"part of one, not at its beginning", 22, 6, 0x02000000fe00},
+        {"the last is longer than the disk", 48, 4, 1024},
+        {"a chunk before the last, as short as the last", 40, 8, 65536},
+        {"beyond the disk", 40, 8, 196608},
+        {"a payload", 8, 8, UINT64_C(512) << 32 | 512},
+        {"reserved", 30, 2, 1},
+        {"kind 3", 28, 2, 3},
+    };
+
+    ck_assert_int_eq(check_offers(NULL), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(damages); i++)
+        ck_assert_msg(check_offers(&damages[i]) == -EPROTO, "%s", damages[i].what);
+}
+END_TEST
+
+START_TEST(need_round_trip)
+{
+    struct wire_need n = {.record = UINT64_C(0x0102030405060708)}, back;
+    uint8_t body[WIRE_NEED_SIZE + 1] = {0};
+    struct err err;
+
+    ck_assert(wire_need_empty(&n));
+    for (uint32_t i = 0; i < WIRE_DISK_BLOCKS_MAX; i += 51)
+        wire_need_set(&n, i);
+    ck_assert(!wire_need_empty(&n));
+    wire_put_need(body, &n);
+    ck_assert_uint_eq(get_be64(body), n.record);
+    ck_assert_uint_eq(get_be64(body + 8), UINT64_C(1) << 51 | 1); /* blocks 0 and 51; then 102, 153, 204 and 255 */
+    ck_assert_uint_eq(get_be64(body + 32), UINT64_C(1) << 63 | UINT64_C(1) << 12);
+    ck_assert_int_eq(wire_get_need(body, WIRE_NEED_SIZE, &back, &err), 0);
+    for (uint32_t i = 0; i < WIRE_DISK_BLOCKS_MAX; i++)
+        ck_assert_int_eq(wire_need_block(&back, i), i % 51 == 0);
+    ck_assert_int_eq(wire_get_need(body, WIRE_NEED_SIZE - 1, &back, &err), -EPROTO);
+    ck_assert_int_eq(wire_get_need(body, WIRE_NEED_SIZE + 1, &back, &err), -EPROTO);
+    ck_assert_int_eq(wire_get_need(body, 0, &back, &err), -EPROTO);
+    memset(body + 8, 0, 32);
+    ck_assert_int_eq(wire_get_need(body, WIRE_NEED_SIZE, &back, &err), -EPROTO);
 }
 END_TEST
 
@@ -303,6 +379,8 @@ START_TEST(chain_depends_on_everything)
     c = b;
     c.checksum = 6;
     ck_assert_uint_ne(one, wire_chain_fold(0, &c));
+    c.kind = WIRE_BLOCK_KEEP; /* begins anew */
+    ck_assert_uint_eq(wire_chain_fold(0, &c), wire_chain_fold(one, &c));
 }
 END_TEST
 
@@ -365,5 +443,5 @@ START_TEST(compress_hostile)
 END_TEST
 
 UNIT_MAIN("wire", header_round_trip, header_refusals, type_names, disk_data_good,
-          disk_data_refusals, disk_data_lengths, pages_good, pages_refusals, pages_lengths,
+          disk_data_refusals, disk_data_lengths, offers_of_whole_chunks, need_round_trip, pages_good, pages_refusals, pages_lengths,
           chain_depends_on_everything, compress_round_trip, compress_hostile)

@@ -4,7 +4,11 @@
 #include "hv/xen/xen-agent.h"
 #include "unit.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static libxl_domain_config config;
 
@@ -45,6 +49,45 @@ static void expect(int code, const char *says)
     ck_assert_msg(!says || strstr(err.text, says), "\"%s\" does not say \"%s\"", err.text, says);
     libxl_domain_config_dispose(&config);
 }
+
+static int boot_files(const char *kernel, const char *ramdisk)
+{
+    struct err err = {0};
+    int r;
+
+    begin(LIBXL_DOMAIN_TYPE_PVH);
+    config.b_info.kernel = text(kernel);
+    config.b_info.ramdisk = text(ramdisk);
+    r = xen_guard_boot_files(&config.b_info, &err);
+    libxl_domain_config_dispose(&config);
+    ck_assert(r == 0 || strstr(err.text, "chmod"));
+    return r;
+}
+
+/* What a guest starts from, it can read. */
+START_TEST(secrets_are_no_boot_files)
+{
+    char dir[] = "/tmp/xmotion-guard.XXXXXX";
+    char path[64];
+    FILE *f;
+
+    ck_assert_ptr_nonnull(mkdtemp(dir));
+    (void)snprintf(path, sizeof(path), "%s/kernel", dir);
+    f = fopen(path, "w");
+    ck_assert_ptr_nonnull(f);
+    (void)fclose(f);
+    ck_assert_int_eq(chmod(path, 0644), 0);
+    ck_assert_int_eq(boot_files("/nowhere/vmlinuz", "/nowhere/initrd"), 0);
+    ck_assert_int_eq(boot_files(path, ""), -EPERM); /* in a folder that is 0700 */
+    ck_assert_int_eq(chmod(dir, 0755), 0);
+    ck_assert_int_eq(boot_files(path, path), 0);
+    ck_assert_int_eq(chmod(path, 0640), 0);
+    ck_assert_int_eq(boot_files("", path), -EPERM);
+    ck_assert_int_eq(boot_files("/etc", ""), -EPERM);
+    ck_assert_int_eq(unlink(path), 0);
+    ck_assert_int_eq(rmdir(dir), 0);
+}
+END_TEST
 
 START_TEST(plain_guests_pass)
 {
@@ -118,5 +161,5 @@ START_TEST(programs_of_the_peer_are_refused)
 }
 END_TEST
 
-UNIT_MAIN("xen-guard", plain_guests_pass, what_stays_behind_is_refused,
+UNIT_MAIN("xen-guard", secrets_are_no_boot_files, plain_guests_pass, what_stays_behind_is_refused,
           programs_of_the_peer_are_refused)

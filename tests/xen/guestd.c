@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* guestd RAM_MIB DIRTY_KIB WRITE_KIB DISK...: what runs in a guest of the lab. It lets the load of src/hv/guest-load.h work on
+/* guestd [-a] RAM_MIB DIRTY_KIB WRITE_KIB DISK...: what runs in a guest of the lab. It lets the load of src/hv/guest-load.h work on
  * its RAM and its disks, answers heartbeats on UDP port 7788 and commands, a datagram each, on UDP port 7789:
- *   status               one line of statistics
+ *   status               one line of statistics, and a number that is another one after a restart
  *   verify               stops the load, proves RAM and disks whole ("ok ..." or "BAD ..."), goes on
  *   rates DIRTY WRITE    from now on, KiB a second; 0: none
+ * With -a it goes on from what an earlier guestd has left on the disks: a restart of the guest proves that nothing was lost there. If
+ * something was, every command is answered with that.
  */
 #include <endian.h>
 #include <errno.h>
@@ -16,7 +18,9 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "hv/guest-heartbeat.h"
@@ -34,6 +38,8 @@ struct guest {
     int fds[GUEST_LOAD_DISKS_MAX];
     pthread_mutex_t lock; /* heartbeats against a change of `load`; only the command thread changes it */
     struct guest_load *load;
+    char damage[600]; /* "": none */
+    unsigned int life; /* another number each time guestd starts */
 };
 
 static _Noreturn void die(const char *what, int error)
@@ -132,10 +138,10 @@ static int load_status(struct guest *guest, char *ret_text, size_t size)
     struct guest_load_stats stats;
 
     guest_load_stats(guest->load, &stats);
-    return snprintf(ret_text, size, "laps %llu pages %llu writes %llu bytes %llu heartbeats %llu error %d",
+    return snprintf(ret_text, size, "laps %llu pages %llu writes %llu bytes %llu heartbeats %llu error %d life %08x",
                     (unsigned long long)stats.laps, (unsigned long long)stats.pages_dirtied,
                     (unsigned long long)stats.disk_writes, (unsigned long long)stats.disk_bytes,
-                    (unsigned long long)stats.heartbeats, guest_load_error(guest->load));
+                    (unsigned long long)stats.heartbeats, guest_load_error(guest->load), guest->life);
 }
 
 static int load_verify(struct guest *guest, char *ret_text, size_t size)
@@ -198,6 +204,8 @@ static int command_run(struct guest *guest, const char *command, char *ret_text,
 {
     unsigned long long dirty, write;
 
+    if (guest->damage[0])
+        return snprintf(ret_text, size, "BAD %s", guest->damage);
     if (!strcmp(command, "status"))
         return load_status(guest, ret_text, size);
     if (!strcmp(command, "verify"))
@@ -241,13 +249,31 @@ static void start_heartbeats(struct guest *guest)
     (void)pthread_setschedparam(thread, SCHED_FIFO, &priority);
 }
 
+static void load_make(struct guest *guest, int adopt)
+{
+    char text[500] = "";
+    int r = adopt ? guest_load_adopt(guest->ram, guest->ram_size, &guest->config, text, sizeof(text))
+                  : guest_load_format(guest->ram, guest->ram_size, &guest->config);
+
+    if (adopt)
+        printf("guestd: %s\n", text);
+    if (r < 0 && adopt)
+        (void)snprintf(guest->damage, sizeof(guest->damage), "%s (%s)", text, strerror(-r));
+    else if (r < 0)
+        die("guest_load_format", -r);
+    else
+        load_open(guest);
+}
+
 int main(int argc, char **argv)
 {
     static struct guest guest = {.lock = PTHREAD_MUTEX_INITIALIZER};
-    int r;
+    int adopt = argc > 1 && !strcmp(argv[1], "-a");
 
+    argc -= adopt;
+    argv += adopt;
     if (argc < 4 || argc - 4 > GUEST_LOAD_DISKS_MAX) {
-        fprintf(stderr, "usage: guestd RAM_MIB DIRTY_KIB WRITE_KIB DISK...\n");
+        fprintf(stderr, "usage: guestd [-a] RAM_MIB DIRTY_KIB WRITE_KIB DISK...\n");
         return 2;
     }
     (void)setvbuf(stdout, NULL, _IOLBF, 0);
@@ -259,11 +285,11 @@ int main(int argc, char **argv)
     guest.ram = mmap(NULL, guest.ram_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (guest.ram == MAP_FAILED)
         die("mmap", errno);
-    r = guest_load_format(guest.ram, guest.ram_size, &guest.config);
-    if (r < 0)
-        die("guest_load_format", -r);
-    load_open(&guest);
-    start_heartbeats(&guest);
+    if (getrandom(&guest.life, sizeof(guest.life), GRND_NONBLOCK) < 0)
+        guest.life = (unsigned int)time(NULL);
+    load_make(&guest, adopt);
+    if (!guest.damage[0])
+        start_heartbeats(&guest);
     printf("guestd: ready, %s MiB of RAM, %u disks\n", argv[1], guest.config.disk_count);
     serve_commands(&guest);
 }

@@ -28,9 +28,15 @@ hosts_create() {
             rm -f "$VM_WORK/$host-$disk.raw"
             truncate -s 4G "$VM_WORK/$host-$disk.raw"
         done
+        state_disk_create "$VM_WORK/$host-state.raw" || return
         : > "$LOGS/$host.log"
         free_port > "$RUN/$host.port"
     done
+}
+
+# state_disk_create FILE: what a host keeps of xmotion (/var/lib/xmotion) over a power cut.
+state_disk_create() {
+    rm -f "$1" && truncate -s 32M "$1" && vm_sbin mkfs.ext4 -q "$1"
 }
 
 free_port() {
@@ -57,16 +63,28 @@ power_on() {
         -device "virtio-net-pci,netdev=shell,mac=52:54:00:00:01:0$number,romfile=" \
         -drive "file=$VM_WORK/$host-vda.raw,format=raw,if=virtio,cache=unsafe,discard=unmap" \
         -drive "file=$VM_WORK/$host-vdb.raw,format=raw,if=virtio,cache=unsafe,discard=unmap" \
+        -drive "file=$VM_WORK/$host-state.raw,format=raw,if=virtio,cache=unsafe" \
         > "$LOGS/$host.qemu" 2>&1 < /dev/null &
     disown
 }
 
-# power_off HOST: the emulator is killed, as if the power had failed. Its disks stay.
+# power_off HOST: the emulator is killed, as if the power had failed. Its disks stay as they were: what dom0 has written to them is
+# in this machine's page cache (cache=unsafe only leaves out its flushes), what dom0 had not written yet is lost.
 power_off() {
     [ -e "$RUN/$1.pid" ] || return 0
     kill -9 "$(cat "$RUN/$1.pid")" 2> /dev/null
     while kill -0 "$(cat "$RUN/$1.pid")" 2> /dev/null; do sleep 0.05; done
     rm -f "$RUN/$1.pid"
+}
+
+# host_power_cut HOST, host_power_on HOST: the power fails; it comes back, and the host is up.
+host_power_cut() {
+    power_off "$1"
+}
+
+host_power_on() {
+    power_on "$1"
+    wait_for 240 host_ready "$1"
 }
 
 host_ready() {

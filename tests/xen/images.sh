@@ -11,6 +11,8 @@ GUEST=$VM_WORK/guest
 OVERLAY=$VM_WORK/xmotion
 # The meson build folder whose xmotion goes into dom0. Without one the lab is built without xmotion.
 XMOTION_BUILD=${XMOTION_BUILD:-$VM_TOP/build}
+# One with -Dfault_points=true: its xmotion is /usr/lib/xmotion-faults/xmotion in dom0.
+XMOTION_FAULT_BUILD=${XMOTION_FAULT_BUILD:-$VM_TOP/build/faults}
 
 XEN_PACKAGES=(xen-hypervisor-4.17-amd64 xen-utils-4.17 xen-utils-common xenstore-utils libxencall1
     libxendevicemodel1 libxenevtchn1 libxenforeignmemory1 libxengnttab1 libxenhypfs1 libxenmisc4.17 libxenstore4
@@ -18,10 +20,10 @@ XEN_PACKAGES=(xen-hypervisor-4.17-amd64 xen-utils-4.17 xen-utils-common xenstore
 DOM0_PACKAGES=(bash coreutils util-linux mount lvm2 dmsetup libdevmapper1.02.1 libdevmapper-event1.02.1 libaio1 libedit2
     libbsd0 libmd0 iproute2 libbpf1 libelf1 libmnl0 libxtables12 socat libssl3 libwrap0 libreadline8)
 DOM0_MODULES=(xen-blkback xen-netback xen-gntdev xen-gntalloc xen-evtchn xenfs xen-privcmd virtio_net virtio_blk
-    virtio_pci nbd dm-mod loop bridge tls)
+    virtio_pci nbd dm-mod loop bridge tls ext4 crc32c_generic)
 
 build_tools() {
-    vm_need qemu-system-x86_64:qemu-system-x86 cpio:cpio zstd:zstd depmod:kmod socat:socat gcc:gcc make:make
+    vm_need qemu-system-x86_64:qemu-system-x86 cpio:cpio zstd:zstd depmod:kmod socat:socat gcc:gcc make:make mkfs.ext4:e2fsprogs
 }
 
 build_packages() {
@@ -86,7 +88,7 @@ build_xmotion() {
     local lib
     rm -rf "$OVERLAY" && mkdir -p "$OVERLAY"/usr/{lib64,"lib/$VM_TRIPLE"} || return
     if [ -e "$XMOTION_BUILD/build.ninja" ]; then
-        DESTDIR=$OVERLAY meson install -C "$XMOTION_BUILD" --quiet --no-rebuild && vm_libraries "$OVERLAY" "$PACKAGES" ||
+        DESTDIR=$OVERLAY meson install -C "$XMOTION_BUILD" --quiet --no-rebuild && build_xmotion_faults && vm_libraries "$OVERLAY" "$PACKAGES" ||
             return
         for lib in "$OVERLAY/usr/lib/$VM_TRIPLE"/*.so* "$OVERLAY"/usr/lib64/*; do
             [ ! -e "$DOM0/${lib#"$OVERLAY/"}" ] || rm -f "$lib"
@@ -94,6 +96,11 @@ build_xmotion() {
     fi
     vm_pack "$OVERLAY" "$VM_WORK/xmotion.cpio.zst" &&
         cat "$VM_WORK/dom0.cpio.zst" "$VM_WORK/xmotion.cpio.zst" > "$VM_WORK/host.cpio.zst"
+}
+
+build_xmotion_faults() {
+    [ -e "$XMOTION_FAULT_BUILD/src/cli/xmotion" ] || return 0
+    install -D "$XMOTION_FAULT_BUILD/src/cli/xmotion" "$OVERLAY/usr/lib/xmotion-faults/xmotion"
 }
 
 # images_current: whether the images are newer than what they are made of.

@@ -3,10 +3,10 @@
 #
 # What scenarios are written with, besides hosts.sh. A scenario is sourced with "set -e" and ends in time with success
 # or by "fail"; lab prints "ok NAME" or "FAIL NAME: why". Its first lines say which hypervisor it needs ("# hosts: stock"
-# or "# hosts: shadow") and whether it needs xmotion in dom0 ("# needs: xmotion").
+# or "# hosts: shadow") and whether it needs xmotion in dom0 ("# needs: xmotion"), or one with fault points ("# needs: faults").
 
 GUEST_ADDRESS=10.9.0.101
-DISKS=(vm1-root:256 vm1-swap:64) # the guest's volumes and their sizes in MiB
+DISKS=(vm1-root:96 vm1-swap:32) # the guest's volumes and their sizes in MiB
 
 say() {
     printf '  [%4d s] %s\n' "$SECONDS" "$*"
@@ -33,13 +33,13 @@ volumes_create() {
     on "$1" "$commands" || fail "cannot make the guest's volumes in host $1"
 }
 
-# guest_create HOST TYPE [DIRTY [WRITE]]: makes the guest (type pvh or pv) on its volumes in vg0 and waits until it
-# answers. Its load dirties DIRTY KiB of RAM and writes WRITE KiB to disk a second.
+# guest_create HOST TYPE [DIRTY [WRITE [WORDS]]]: makes the guest (type pvh or pv) on its volumes in vg0 and waits until it
+# answers. Its load dirties DIRTY KiB of RAM and writes WRITE KiB to disk a second. WORDS are more for its command line.
 guest_create() {
     local host=$1 type=$2 dirty=${3:-4096} write=${4:-1024}
     volumes_create "$host"
-    on "$host" "xl create -q /guest/vm1.cfg 'type=\"$type\"' \
-        'extra=\"console=hvc0 quiet mitigations=off load_dirty=$dirty load_write=$write\"'" ||
+    on "$host" "xl create -q /guest/vm1.cfg 'type=\"$type\"' 'memory=${LAB_GUEST_MEMORY:-128}' \
+        'extra=\"console=hvc0 quiet mitigations=off load_dirty=$dirty load_write=$write ${5:-}\"'" ||
         fail "cannot create the guest"
     wait_for 180 guest_ask "$host" 2 status || fail "the guest does not come up"
     say "$type guest is up on $host: $(guest_ask "$host" 5 status)"
@@ -101,7 +101,7 @@ hosts_clean() {
                 kill -9 -- "-$(cat "$job")" 2> /dev/null; rm -f "$job"
             done
             xl list | awk "NR > 2 { print \$2 }" | while read -r domain; do xl destroy "$domain"; done
-            rm -rf /var/lib/xmotion /run/xmotion /var/log/xen/console/guest-*
+            rm -rf /var/lib/xmotion/* /run/xmotion /var/log/xen/console/guest-*
             lvremove -q -y vg0 vg1 > /dev/null 2>&1
             [ -z "$(lvs --noheadings)" ]' || return
     done

@@ -86,20 +86,37 @@ volumes_absent() {
     [ -z "$(volumes "$1" "$2")" ]
 }
 
-# broken_moves BREAK MEND: in both phases of a move does BREAK, waits for the end of the move unless the sender was what
-# broke, does MEND, and checks that the guest stayed.
-broken_moves() {
-    local phase
+# phase_begins PHASE TIMES: waits until the move has been in PHASE that often.
+phase_begins() {
+    wait_for "$LAB_MOVE_LIMIT" on a "[ -e /run/send.rc ] || [ \$(sed -n '/\"event\":\"progress\"/s/.*\"phase\":\"\([a-z]*\)\".*/\1/p' \
+        /var/log/send.log | uniq | grep -c $1) -ge $2 ]"
+    if on a '[ -e /run/send.rc ]'; then
+        on a 'tail -n 3 /var/log/send.log'
+        fail "the move ended before it was in phase $1 ($2)"
+    fi
+}
+
+# broken_move BREAK MEND: a move in which BREAK happens in its disk phase and in its memory phase, and MEND each time when the sender
+# has noticed: the guest runs on meanwhile, and the move goes on.
+broken_move() {
+    local phase times=0
     guest_create a pvh "$LAB_DIRTY" "$LAB_WRITE"
     pair_hosts
+    send_start
     for phase in disks memory; do
-        send_start
-        send_reaches "$phase"
+        phase_begins "$phase" 1
+        times=$((times + 1))
         "$1"
+        phase_begins reconnect "$times"
         say "$1 in phase $phase"
+        wait_for 60 guest_runs a || fail 'the guest does not run on a'
         "$2"
-        guest_stayed
     done
+    send_wait
+    [ "$(result outcome)" = moved ] || fail "the outcome is $(result outcome): $(result error)"
+    wait_for 20 guest_runs b || fail 'the guest does not run on b'
+    wait_for 20 guest_absent a || fail 'the guest is still on a'
+    guest_verify b
 }
 
 # capture_accepted: the independent reader takes what "--capture /run/capture" has kept of the move.

@@ -15,6 +15,8 @@
 #include <unistd.h>
 
 #define REQUEST_MAX_POLL_FDS 64
+/* How long an agent of an earlier migration, whose controller has just ended, may take to end too. */
+#define OTHERS_MS 10000
 
 enum { POLL_CONTROL, POLL_HELPER, POLL_STREAM, POLL_OURS };
 
@@ -101,6 +103,7 @@ static int do_describe(struct agent *a, const json_t *request, json_t *reply, st
     if (rc)
         return rc;
     agent_log_open(a->name);
+    a->left_alone = xen_lock_take(a, 0, NULL); /* it is waited for when something is to be done */
     xen_source_watch(a);
     json_object_set_new(reply, "guest", described);
     json_object_set_new(reply, "domid", json_integer(a->domid));
@@ -135,6 +138,48 @@ static int do_settle(struct agent *a, const json_t *request, json_t *reply, stru
     return rc;
 }
 
+static int do_recover(struct agent *a, const char *what, const json_t *request, json_t *reply,
+                      struct err *err)
+{
+    if (!strcmp(what, "recover-find"))
+        return xen_recover_find(a, request, reply, err);
+    if (!strcmp(what, "recover-resume"))
+        return xen_recover_resume(a, request, err);
+    if (!strcmp(what, "recover-destroy-aside"))
+        return xen_recover_destroy_aside(a, request, err);
+    if (!strcmp(what, "recover-start"))
+        return xen_recover_start(a, request, err);
+    if (!strcmp(what, "recover-unthrottle"))
+        return xen_recover_unthrottle(a, request, err);
+    return err_set(err, -EINVAL, "unknown request \"%s\"", what);
+}
+
+static int do_source(struct agent *a, const char *what, const json_t *request, int *fd,
+                     struct err *err)
+{
+    int rc;
+
+    if (!domid_set(a))
+        return err_set(err, -EINVAL, "\"%s\" before \"describe\"", what);
+    rc = xen_lock_take(a, OTHERS_MS, err);
+    if (rc)
+        return rc;
+    a->left_alone = false;
+    if (!strcmp(what, "check"))
+        return xen_check_source(a, err);
+    if (!strcmp(what, "save"))
+        return xen_save_begin(a, fd, err);
+    if (!strcmp(what, "throttle"))
+        return xen_throttle(a, (unsigned int)json_integer_value(json_object_get(request, "percent")), err);
+    if (!strcmp(what, "resume"))
+        return xen_resume(a, err);
+    if (!strcmp(what, "set-aside"))
+        return xen_set_aside(a, err);
+    if (!strcmp(what, "destroy"))
+        return xen_source_destroy(a, err);
+    return err_set(err, -EINVAL, "unknown request \"%s\"", what);
+}
+
 /* `fd` came with the request; whoever keeps it sets it to -1. */
 static int do_request(struct agent *a, const char *what, const json_t *request, int *fd,
                       json_t *reply, struct err *err)
@@ -152,20 +197,10 @@ static int do_request(struct agent *a, const char *what, const json_t *request, 
     if (!strcmp(what, "target-destroy"))
         return xen_target_destroy(a, err);
     if (!strcmp(what, "destroy-left"))
-        return xen_destroy_left(a, request, err);
-    if (!domid_set(a))
-        return err_set(err, -EINVAL, "\"%s\" before \"describe\"", what);
-    if (!strcmp(what, "check"))
-        return xen_check_source(a, err);
-    if (!strcmp(what, "save"))
-        return xen_save_begin(a, fd, err);
-    if (!strcmp(what, "resume"))
-        return xen_resume(a, err);
-    if (!strcmp(what, "set-aside"))
-        return xen_set_aside(a, err);
-    if (!strcmp(what, "destroy"))
-        return xen_source_destroy(a, err);
-    return err_set(err, -EINVAL, "unknown request \"%s\"", what);
+        return xen_recover_destroy_incoming(a, request, err);
+    if (!strncmp(what, "recover-", strlen("recover-")))
+        return do_recover(a, what, request, reply, err);
+    return do_source(a, what, request, fd, err);
 }
 
 static void answer(struct agent *a, const json_t *request, int *fd)
@@ -221,6 +256,20 @@ static void serve(struct agent *a)
     }
 }
 
+static int end_work(struct agent *a, struct err *err)
+{
+    if (a->restore.running || (a->config.c_info.name && domid_set(a)))
+        return xen_target_destroy(a, err);
+    if (!domid_set(a) || a->destroyed)
+        return 0;
+    xen_unthrottle(a);
+    if (!a->aside)
+        return xen_resume(a, err);
+    log_line("domain %u stays suspended as %s" MOVED_SUFFIX ": the target may run the guest",
+             a->domid, a->name);
+    return 0;
+}
+
 /* The controller is gone, perhaps killed: nothing of ours may keep a guest from running, nor two of
  * them run. */
 static int give_up(struct agent *a)
@@ -230,20 +279,16 @@ static int give_up(struct agent *a)
 
     if (a->ran)
         return xen_monitor(a);
-    if (a->restore.running || (a->config.c_info.name && domid_set(a)))
-        rc = xen_target_destroy(a, &err);
-    else if (domid_set(a) && !a->aside && !a->destroyed)
-        rc = xen_resume(a, &err);
-    if (a->aside && !a->destroyed)
-        log_line("domain %u stays suspended as %s" MOVED_SUFFIX ": the target may run the guest",
-                 a->domid, a->name);
+    if (!a->left_alone && !a->recovered)
+        rc = end_work(a, &err);
     if (rc)
         log_line("%s", err.text);
-    if (a->resumed && a->had_monitor) {
+    xen_lock_drop(a);
+    if (a->recovered || (a->resumed && a->had_monitor)) {
         /* xl's daemon ends when its domain suspends, so a guest that came back would have nobody to
          * restart it. */
         clock_sleep(2 * NS_PER_SEC);
-        if (!xen_monitor_exists(a->name))
+        if (!xen_monitor_exists(a))
             return xen_monitor(a);
     }
     return rc ? EXIT_FAILURE : EXIT_SUCCESS;
@@ -301,6 +346,7 @@ static void detach(void)
 int main(int argc, char **argv)
 {
     struct agent a = {.control = -1,
+                      .lock = -1,
                       .domid = (uint32_t)INVALID_DOMID,
                       .helper = -1,
                       .helper_end = -1,

@@ -17,6 +17,7 @@
 #include <libxl_utils.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <xenctrl.h>
 #include <xenstore.h>
 
@@ -39,6 +40,9 @@ struct agent {
     uint32_t domid; /* INVALID_DOMID: none */
     char name[128]; /* without any suffix */
     bool ended;     /* the main loop ends after this turn */
+    int lock;       /* who has it works on the guest; -1 not taken */
+    bool left_alone; /* nothing is to be done for the domain when the controller is gone */
+    bool recovered;  /* it was brought back after a crash: only a monitor may be missing */
 
     /* the source */
     libxl_evgen_domain_death *death;
@@ -82,6 +86,17 @@ void operation_begin(struct operation *op);
 /* Turns until the operation is done or `timeout_ms` have passed (-ETIMEDOUT). */
 int operation_wait(struct agent *a, struct operation *op, int timeout_ms);
 
+/* xen-lock.c */
+/* Makes this process the one that works on the guest a->name; waits at most `wait_ms` for another one to end: -EBUSY. */
+int xen_lock_take(struct agent *a, int wait_ms, struct err *err);
+void xen_lock_drop(struct agent *a);
+/* This process is the domain's monitor until it ends. False: another one is. */
+bool xen_monitor_mark(uint32_t domid);
+/* The process that is; 0 none. */
+pid_t xen_monitor_marked(uint32_t domid);
+/* A process that saves or migrates the domain (a save helper, xl) or is about to resume it; 0 none. */
+pid_t xen_saver_of(const char *name, uint32_t domid);
+
 /* xen-config.c */
 int xen_describe(struct agent *a, const char *guest, json_t **ret, struct err *err);
 /* The domain's libxl configuration; the caller disposes of it. */
@@ -99,6 +114,8 @@ int xen_disks(struct agent *a, json_t **ret, struct err *err);
 /* xen-guard.c: what a configuration may not have, since it cannot be moved or since no peer may ask
  * for it. */
 int xen_guard(const libxl_domain_config *config, struct err *err);
+/* At the target: libxl hands these files to the guest when it starts again, so a peer may name none that is a secret. */
+int xen_guard_boot_files(const libxl_domain_build_info *b, struct err *err);
 int xen_guard_disk(const libxl_device_disk *disk, struct err *err);
 
 /* xen-memory.c */
@@ -119,6 +136,8 @@ int xen_check_source(struct agent *a, struct err *err);
 /* *ret_warnings: sentences about what will be missed later. */
 int xen_check_target(struct agent *a, const json_t *request, json_t **ret_warnings,
                      struct err *err);
+/* -EEXIST: a domain here has it. */
+int xen_check_uuid(struct agent *a, const libxl_uuid *uuid, struct err *err);
 
 /* xen-save.c */
 int xen_save_begin(struct agent *a, int *stream, struct err *err); /* takes *stream over */
@@ -126,6 +145,10 @@ void xen_save_turn(struct agent *a);
 void xen_save_helper_says(struct agent *a);
 int xen_policy_answer(struct agent *a, int answer);
 int xen_resume(struct agent *a, struct err *err);
+/* Lets a suspended domain run on. */
+int xen_run_on(struct agent *a, struct err *err);
+int xen_take_name_back(struct agent *a, struct err *err);
+void xen_stop_log_dirty(struct agent *a);
 int xen_set_aside(struct agent *a, struct err *err);
 int xen_source_destroy(struct agent *a, struct err *err);
 void xen_source_watch(struct agent *a);
@@ -138,8 +161,21 @@ void xen_restore_turn(struct agent *a);
 int xen_settle(struct agent *a, uint64_t timeout_ns, uint64_t *ret_ns, struct err *err);
 int xen_run(struct agent *a, uint64_t *ret_ns, struct err *err);
 int xen_target_destroy(struct agent *a, struct err *err);
-/* What an agent that died left of the guest "name". */
-int xen_destroy_left(struct agent *a, const json_t *request, struct err *err);
+/* a->config becomes what the request says ("name", "config", "paths"), checked: of a guest that is incoming, or that starts here. */
+int xen_adopt_config(struct agent *a, const json_t *request, bool incoming, struct err *err);
+
+/* xen-throttle.c */
+/* Percent of what it had before the first call; 100 puts that back. */
+int xen_throttle(struct agent *a, unsigned int percent, struct err *err);
+void xen_unthrottle(struct agent *a); /* the same with 100; a failure is logged */
+
+/* xen-recover.c: hv-recover.h's functions. */
+int xen_recover_find(struct agent *a, const json_t *request, json_t *reply, struct err *err);
+int xen_recover_resume(struct agent *a, const json_t *request, struct err *err);
+int xen_recover_destroy_aside(struct agent *a, const json_t *request, struct err *err);
+int xen_recover_destroy_incoming(struct agent *a, const json_t *request, struct err *err);
+int xen_recover_start(struct agent *a, const json_t *request, struct err *err);
+int xen_recover_unthrottle(struct agent *a, const json_t *request, struct err *err);
 
 /* xen-script.c */
 /* While the guest is built its devices are connected by xmotion-hotplug, then by the stock scripts
@@ -147,9 +183,13 @@ int xen_destroy_left(struct agent *a, const json_t *request, struct err *err);
 void xen_scripts_replace(libxl_domain_config *config);
 void xen_scripts_restore(struct agent *a);
 
+/* xen-settle.c */
+/* Whether the guest's frontends of disks and network all are, also when it has none. */
+bool xen_devices_connected(struct agent *a);
+
 /* xen-monitor.c */
 /* Whether a process looks after the domain as xl's daemon does. */
-bool xen_monitor_exists(const char *name);
+bool xen_monitor_exists(const struct agent *a);
 /* Does what the configuration wants when the domain ends, until it is gone. Returns the exit code.
  */
 int xen_monitor(struct agent *a);

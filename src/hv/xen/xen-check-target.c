@@ -34,7 +34,7 @@ static int check_free_name(struct agent *a, const char *name, const char *advice
                    *advice ? name : "", *advice ? "\"" : "");
 }
 
-static int check_uuid(struct agent *a, const libxl_uuid *uuid, struct err *err)
+int xen_check_uuid(struct agent *a, const libxl_uuid *uuid, struct err *err)
 {
     int count = 0, rc = 0;
     libxl_dominfo *list = libxl_list_domain(a->ctx, &count);
@@ -122,11 +122,13 @@ static int check_config(struct agent *a, libxl_domain_config *config, const json
     int rc = xen_guard(config, err);
 
     if (!rc)
+        rc = xen_guard_boot_files(&config->b_info, err);
+    if (!rc)
         rc = check_kind(a, config->c_info.type, ret_stuck, err);
     if (!rc)
         rc = xen_cpu_check(a, cpu, pv, err);
     if (!rc)
-        rc = check_uuid(a, &config->c_info.uuid, err);
+        rc = xen_check_uuid(a, &config->c_info.uuid, err);
     for (int i = 0; i < config->num_nics && !rc; i++)
         rc = check_nic(&config->nics[i], err);
     return rc ? rc : xen_memory_check(a, config, err);

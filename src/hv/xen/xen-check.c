@@ -40,22 +40,29 @@ static char *read_domain_key(struct agent *a, const char *key)
     return xs_read(a->xs, XBT_NULL, path, &length);
 }
 
-/* Kernels announce what they follow; one that announces something else but not this cannot be
- * suspended. Very old ones announce nothing: they are tried. HVM guests without PV drivers need not
- * follow. */
+static bool is_one(const char *value)
+{
+    return value && !strcmp(value, "1");
+}
+
+/* Kernels announce what they follow when they boot; one that announces something else but not this cannot be suspended. After a
+ * migration the keys are there and empty, as while a kernel boots, but then its devices are not connected. Very old kernels
+ * announce nothing: they are tried. HVM guests without PV drivers need not follow. */
 static int check_suspend_support(struct agent *a, bool hvm, struct err *err)
 {
     CLEANUP_FREE char *feature = read_domain_key(a, "control/feature-suspend");
     CLEANUP_FREE char *port = read_domain_key(a, "device/suspend/event-channel");
     CLEANUP_FREE char *poweroff = read_domain_key(a, "control/feature-poweroff");
 
-    if (hvm || (feature && !strcmp(feature, "1")) || (port && port[0]))
+    if (hvm || is_one(feature) || (port && port[0]))
         return 0;
-    if (feature || poweroff)
+    if (is_one(poweroff))
         return err_set(
             err, -ENOTSUP,
             "the guest's kernel cannot be suspended (control/feature-suspend is not set): it needs "
-            "CONFIG_HIBERNATE_CALLBACKS, or is still booting");
+            "CONFIG_HIBERNATE_CALLBACKS");
+    if (feature && !xen_devices_connected(a))
+        return err_set(err, -EBUSY, "the guest's kernel is still booting: its devices are not connected yet");
     return 0;
 }
 

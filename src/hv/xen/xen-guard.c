@@ -6,7 +6,11 @@
 
 #include "base/bytes.h"
 
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #ifndef XEN_SCRIPT_FOLDER
 #define XEN_SCRIPT_FOLDER "/etc/xen/scripts/"
@@ -36,13 +40,50 @@ static bool is_stock_script(const char *script)
            script[0] != '.';
 }
 
-/* The only boot loader program a peer may have run here when the guest restarts: libxl's own,
- * wherever it lies. */
+/* The only boot loader program a peer may have run here when the guest restarts: libxl's own, where packages put it. */
 static bool is_pygrub(const char *bootloader)
 {
     const char *slash = bootloader ? strrchr(bootloader, '/') : NULL;
 
+    if (slash && (strncmp(bootloader, "/usr/", 5) != 0 || strstr(bootloader, "/../")))
+        return false;
     return !bootloader || !bootloader[0] || !strcmp(slash ? slash + 1 : bootloader, "pygrub");
+}
+
+/* Whether anybody on this host may read the file, so that a guest may, too. */
+static bool is_public(const char *path)
+{
+    char real[PATH_MAX];
+    struct stat st;
+
+    if (!realpath(path, real) || stat(real, &st) < 0 || !S_ISREG(st.st_mode) || !(st.st_mode & S_IROTH))
+        return false;
+    for (char *slash = strrchr(real, '/'); slash && slash != real; slash = strrchr(real, '/')) {
+        *slash = '\0';
+        if (stat(real, &st) < 0 || !(st.st_mode & S_IXOTH))
+            return false;
+    }
+    return true;
+}
+
+int xen_guard_boot_files(const libxl_domain_build_info *b, struct err *err)
+{
+    bool hvm = b->type == LIBXL_DOMAIN_TYPE_HVM;
+    const char *const paths[] = {b->kernel,
+                                 b->ramdisk,
+                                 b->device_tree,
+                                 hvm ? b->u.hvm.firmware : NULL,
+                                 hvm ? b->u.hvm.system_firmware : NULL,
+                                 hvm ? b->u.hvm.acpi_firmware : NULL,
+                                 hvm ? b->u.hvm.smbios_firmware : NULL};
+
+    for (size_t i = 0; i < ARRAY_SIZE(paths); i++)
+        if (paths[i] && paths[i][0] && access(paths[i], F_OK) == 0 && !is_public(paths[i]))
+            return err_set(err, -EPERM,
+                           "the guest would be started from %.300s at this host, which not everybody here may read: "
+                           "if it is no secret, make it readable (chmod o+r)",
+                           paths[i]);
+    return 0;
 }
 
 /* Devices of the host itself, which stay behind. */
@@ -161,6 +202,10 @@ int xen_guard(const libxl_domain_config *config, struct err *err)
 {
     int rc = guard_passthrough(config, err);
 
+    /* libxl goes by either, and what is looked at here hangs on the second. */
+    if (!rc && config->c_info.type != config->b_info.type)
+        rc = err_set(err, -EPROTO, "the guest's configuration is of type %s in one place and %s in another",
+                     libxl_domain_type_to_string(config->c_info.type), libxl_domain_type_to_string(config->b_info.type));
     if (!rc)
         rc = guard_build(&config->b_info, err);
     if (!rc && is_true(config->c_info.driver_domain))

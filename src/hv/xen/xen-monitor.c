@@ -20,33 +20,26 @@
 #define BEFORE_RESTART_NS                                                                          \
     (2 * NS_PER_SEC) /* as xl does: the backends of the old domain are going */
 
-/* A monitor is known by its log: xl's daemon and ours write to files of their own under the guest's
- * name. */
+/* xl's daemon is known by its log, which is named after the guest. */
 static bool logs_for(const char *link, const char *name)
 {
-    static const char *const programs[] = {"xl", "xmotion"};
     char target[400], log[300];
     ssize_t n = readlink(link, target, sizeof(target) - 1);
+    size_t length;
 
     if (n <= 0)
         return false;
     target[n] = '\0';
-    for (size_t i = 0; i < sizeof(programs) / sizeof(programs[0]); i++) {
-        size_t length =
-            (size_t)snprintf(log, sizeof(log), XEN_LOG_FOLDER "/%s-%s.log", programs[i], name);
-
-        if (!strncmp(target, log, length) &&
-            (!target[length] || target[length] == '.' || target[length] == ' '))
-            return true;
-    }
-    return false;
+    length = (size_t)snprintf(log, sizeof(log), XEN_LOG_FOLDER "/xl-%s.log", name);
+    return !strncmp(target, log, length) &&
+           (!target[length] || target[length] == '.' || target[length] == ' ');
 }
 
-bool xen_monitor_exists(const char *name)
+bool xen_monitor_exists(const struct agent *a)
 {
     DIR *proc = opendir("/proc");
     struct dirent *entry;
-    bool found = false;
+    bool found = xen_monitor_marked(a->domid);
     char link[300];
 
     while (proc && !found && (entry = readdir(proc))) {
@@ -54,7 +47,7 @@ bool xen_monitor_exists(const char *name)
             atoi(entry->d_name) == (int)getpid())
             continue;
         (void)snprintf(link, sizeof(link), "/proc/%s/fd/2", entry->d_name);
-        found = logs_for(link, name);
+        found = logs_for(link, a->name);
     }
     if (proc)
         closedir(proc);
@@ -237,13 +230,17 @@ static int wait_end(struct monitor *m)
 int xen_monitor(struct agent *a)
 {
     struct monitor m = {.a = a, .reason = -1};
+    uint32_t marked = (uint32_t)INVALID_DOMID;
     int reason;
 
     if (a->death)
         libxl_evdisable_domain_death(a->ctx, a->death);
     a->death = NULL;
-    log_line("watching domain %u, %s", a->domid, a->name);
     do {
+        if (marked != a->domid && !xen_monitor_mark(a->domid))
+            break;
+        marked = a->domid;
+        log_line("watching domain %u, %s", a->domid, a->name);
         reason = watch(&m) ? -EIO : wait_end(&m);
     } while (reason >= 0 && !ended(&m, reason));
     log_line("domain %u, %s: nothing more to watch", a->domid, a->name);

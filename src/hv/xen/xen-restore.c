@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #define ABORT_MS           60000
+#define OTHERS_MS          10000
 #define STREAM_HEADER_SIZE 16
 
 static int stream_in = -1;
@@ -53,15 +54,26 @@ static int replace_disk(libxl_device_disk *disk, const char *path, struct err *e
     return 0;
 }
 
-static int replace_disks(libxl_domain_config *config, const json_t *paths, struct err *err)
+/* At its own host a guest that starts keeps a disk as it is configured. */
+static bool is_same_disk(const libxl_device_disk *disk, const char *path)
+{
+    return disk->pdev_path && path && !strcmp(disk->pdev_path, path);
+}
+
+static int replace_disks(libxl_domain_config *config, const json_t *paths, bool incoming, struct err *err)
 {
     size_t next = 0;
     int rc = 0;
 
-    for (int i = 0; i < config->num_disks && !rc; i++)
-        if (!is_empty_drive(&config->disks[i]))
-            rc = replace_disk(&config->disks[i], json_string_value(json_array_get(paths, next++)),
-                              err);
+    for (int i = 0; i < config->num_disks && !rc; i++) {
+        const char *path = NULL;
+
+        if (is_empty_drive(&config->disks[i]))
+            continue;
+        path = json_string_value(json_array_get(paths, next++));
+        if (incoming || !is_same_disk(&config->disks[i], path))
+            rc = replace_disk(&config->disks[i], path, err);
+    }
     if (!rc && next != json_array_size(paths))
         rc = err_set(err, -EPROTO, "%zu disk paths for a guest with %zu disks",
                      json_array_size(paths), next);
@@ -73,12 +85,11 @@ static void name_incoming(const struct agent *a, char *name, size_t size)
     (void)snprintf(name, size, "%s" INCOMING_SUFFIX, a->name);
 }
 
-/* The peer's configuration becomes ours: checked again, under another name, without the source's
- * numbers. */
-static int adopt_config(struct agent *a, const json_t *request, struct err *err)
+/* The peer's configuration becomes ours: checked again, without the source's numbers. */
+int xen_adopt_config(struct agent *a, const json_t *request, bool incoming, struct err *err)
 {
     const char *name = json_string_value(json_object_get(request, "name"));
-    char incoming[200];
+    char new_name[200];
     int rc = name ? xen_name_check(name, err) : err_set(err, -EPROTO, "the guest has no name");
 
     if (!rc)
@@ -86,17 +97,20 @@ static int adopt_config(struct agent *a, const json_t *request, struct err *err)
     if (!rc)
         rc = xen_guard(&a->config, err);
     if (!rc)
-        rc = replace_disks(&a->config, json_object_get(request, "paths"), err);
+        rc = xen_guard_boot_files(&a->config.b_info, err);
+    if (!rc)
+        rc = replace_disks(&a->config, json_object_get(request, "paths"), incoming, err);
     if (rc)
         return rc;
     (void)snprintf(a->name, sizeof(a->name), "%s", name);
-    name_incoming(a, incoming, sizeof(incoming));
-    replace_string(&a->config.c_info.name, incoming);
+    (void)snprintf(new_name, sizeof(new_name), "%s%s", name, incoming ? INCOMING_SUFFIX : "");
+    replace_string(&a->config.c_info.name, new_name);
     if (a->config.b_info.bootloader && a->config.b_info.bootloader[0])
         replace_string(&a->config.b_info.bootloader, "pygrub");
     a->config.c_info.domid = INVALID_DOMID;
     libxl_defbool_unset(&a->config.c_info.run_hotplug_scripts);
-    xen_scripts_replace(&a->config);
+    if (incoming)
+        xen_scripts_replace(&a->config);
     return 0;
 }
 
@@ -126,7 +140,9 @@ int xen_restore_begin(struct agent *a, const json_t *request, int *stream, struc
 
     if (*stream < 0 || a->config.c_info.name)
         return err_set(err, -EINVAL, "a guest cannot be built now");
-    rc = adopt_config(a, request, err);
+    rc = xen_adopt_config(a, request, true, err);
+    if (!rc)
+        rc = xen_lock_take(a, OTHERS_MS, err);
     if (rc)
         return rc;
     agent_log_open(a->name);
@@ -261,6 +277,7 @@ int xen_run(struct agent *a, uint64_t *ret_ns, struct err *err)
     *ret_ns = clock_now() - begin;
     log_line("domain %u, %s, runs here", a->domid, a->name);
     xen_scripts_restore(a);
+    xen_lock_drop(a);
     return 0;
 }
 
@@ -290,6 +307,16 @@ static int end_restore(struct agent *a, struct err *err)
     return 0;
 }
 
+/* It can be built again. */
+static void forget(struct agent *a)
+{
+    a->domid = (uint32_t)INVALID_DOMID;
+    if (a->config.c_info.name)
+        libxl_domain_config_dispose(&a->config);
+    memset(&a->config, 0, sizeof(a->config));
+    memset(&a->restore, 0, sizeof(a->restore));
+}
+
 int xen_target_destroy(struct agent *a, struct err *err)
 {
     int rc;
@@ -297,30 +324,15 @@ int xen_target_destroy(struct agent *a, struct err *err)
     if (a->ran)
         return err_set(err, -EBUSY, "the guest runs here");
     rc = end_restore(a, err);
-    if (rc || !domid_set(a) || !is_ours(a))
-        return rc;
-    libxl_complaint_clear();
-    rc = libxl_domain_destroy(a->ctx, a->domid, NULL);
-    if (rc && rc != ERROR_DOMAIN_NOTFOUND)
-        return err_libxl(err, -EIO, rc, "the guest's copy cannot be destroyed");
-    log_line("domain %u is destroyed", a->domid);
-    a->domid = (uint32_t)INVALID_DOMID;
-    return 0;
-}
-
-int xen_destroy_left(struct agent *a, const json_t *request, struct err *err)
-{
-    const char *name = json_string_value(json_object_get(request, "name"));
-    char incoming[200];
-    int rc = name ? xen_name_check(name, err) : err_set(err, -EINVAL, "no guest is named");
-
     if (rc)
         return rc;
-    (void)snprintf(a->name, sizeof(a->name), "%s", name);
-    name_incoming(a, incoming, sizeof(incoming));
-    if (libxl_name_to_domid(a->ctx, incoming, &a->domid)) {
-        a->domid = (uint32_t)INVALID_DOMID;
-        return 0;
+    if (domid_set(a) && is_ours(a)) {
+        libxl_complaint_clear();
+        rc = libxl_domain_destroy(a->ctx, a->domid, NULL);
+        if (rc && rc != ERROR_DOMAIN_NOTFOUND)
+            return err_libxl(err, -EIO, rc, "the guest's copy cannot be destroyed");
+        log_line("domain %u is destroyed", a->domid);
     }
-    return xen_target_destroy(a, err);
+    forget(a);
+    return 0;
 }

@@ -68,7 +68,7 @@ int xen_save_begin(struct agent *a, int *stream, struct err *err)
 
     if (*stream < 0 || a->save.running || a->aside)
         return err_set(err, -EINVAL, "a save cannot begin now");
-    a->had_monitor = xen_monitor_exists(a->name);
+    a->had_monitor = a->had_monitor || xen_monitor_exists(a); /* a second try finds none */
     a->suspending = false;
     close_fd(&a->helper);
     close_fd(&a->helper_end);
@@ -142,14 +142,14 @@ static bool is_suspended(const libxl_dominfo *info)
 
 /* A helper that was killed did not come to libxenguest's way out: the guest would be tracked, and
  * slow, for ever. */
-static void stop_log_dirty(struct agent *a)
+void xen_stop_log_dirty(struct agent *a)
 {
     (void)xc_shadow_control(a->xch, a->domid, XEN_DOMCTL_SHADOW_OP_OFF, NULL, 0);
 }
 
 /* Lets a suspended guest run on. A guest that ended in another way is left to who looks after it.
  */
-static int run_on(struct agent *a, struct err *err)
+int xen_run_on(struct agent *a, struct err *err)
 {
     libxl_dominfo info;
     int rc = xen_domain_info(a, &info, err);
@@ -162,12 +162,13 @@ static int run_on(struct agent *a, struct err *err)
         return err_set(err, -ENOENT, "the guest has shut down by itself");
     if (!suspended)
         return 0;
-    stop_log_dirty(a);
+    xen_stop_log_dirty(a);
     libxl_complaint_clear();
     rc = libxl_domain_resume(a->ctx, a->domid, 1, NULL);
     if (rc)
         return err_libxl(err, -EIO, rc, "the guest is suspended and cannot be resumed");
     a->resumed = true;
+    xen_source_watch(a);
     log_line("domain %u runs on", a->domid);
     return 0;
 }
@@ -179,7 +180,7 @@ static int run_on_late(struct agent *a, struct err *err)
     int rc;
 
     do {
-        rc = run_on(a, err);
+        rc = xen_run_on(a, err);
         if (rc || a->resumed)
             break;
         clock_sleep(100 * NS_PER_MS);
@@ -226,9 +227,9 @@ void xen_save_turn(struct agent *a)
         agent_event(a, json_pack("{s:s}", "event", "saved"));
         return;
     }
-    stop_log_dirty(a);
+    xen_stop_log_dirty(a);
     (void)snprintf(text, sizeof(text), "saving the guest's memory: %s", save_failure(a));
-    rc = timed_out(a) ? run_on_late(a, &err) : run_on(a, &err);
+    rc = timed_out(a) ? run_on_late(a, &err) : xen_run_on(a, &err);
     if (rc) {
         size_t used = strlen(text);
 
@@ -251,11 +252,11 @@ static int end_save(struct agent *a, struct err *err)
                        "the save does not end; the guest may be suspended (domain %u)", a->domid);
     finish_save(a);
     if (a->save.rc)
-        stop_log_dirty(a);
+        xen_stop_log_dirty(a);
     return 0;
 }
 
-static int take_name_back(struct agent *a, struct err *err)
+int xen_take_name_back(struct agent *a, struct err *err)
 {
     char aside[200];
     int rc;
@@ -279,8 +280,8 @@ int xen_resume(struct agent *a, struct err *err)
         return err_set(err, -ENOENT, "the guest's copy at this host is destroyed");
     rc = end_save(a, err);
     if (!rc)
-        rc = take_name_back(a, err);
-    return rc ? rc : run_on(a, err);
+        rc = xen_take_name_back(a, err);
+    return rc ? rc : xen_run_on(a, err);
 }
 
 int xen_set_aside(struct agent *a, struct err *err)
@@ -359,6 +360,9 @@ void xen_source_watch(struct agent *a)
                                             .disaster = disaster};
 
     libxl_event_register_callbacks(a->ctx, &hooks, a);
+    if (a->death) /* it tells one shutdown only: that for the suspend */
+        libxl_evdisable_domain_death(a->ctx, a->death);
+    a->death = NULL;
     if (libxl_evenable_domain_death(a->ctx, a->domid, 0, &a->death))
         log_line("the domain's end cannot be watched");
 }

@@ -26,7 +26,7 @@ static bool is_connected(struct agent *a, const char *class, const char *device)
     return state && !strcmp(state, CONNECTED);
 }
 
-static bool all_connected(struct agent *a)
+bool xen_devices_connected(struct agent *a)
 {
     bool all = true;
 
@@ -67,7 +67,7 @@ int xen_settle(struct agent *a, uint64_t timeout_ns, uint64_t *ret_ns, struct er
         return err_errno(err, -errno, "xenstore");
     (void)snprintf(path, sizeof(path), "/local/domain/%u/device", a->domid);
     (void)xs_watch(xs, path, "settle");
-    while (!(all = all_connected(a)) && clock_now() - begin < timeout_ns)
+    while (!(all = xen_devices_connected(a)) && clock_now() - begin < timeout_ns)
         await_change(xs, timeout_ns - (clock_now() - begin));
     xs_close(xs);
     *ret_ns = clock_now() - begin;

@@ -3,7 +3,7 @@
 # A host's dom0 from its mounts (tests/vm/functions.sh) on. The kernel gives host=a|b and address= by its command line.
 # shellcheck disable=SC2154
 export PATH=/usr/local/bin:/usr/lib/xen-4.17/bin:/usr/bin:/usr/sbin LVM_SUPPRESS_FD_WARNINGS=1
-modprobe -a xenfs xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xen-blkback xen-netback \
+modprobe -a crc32c_generic ext4 xenfs xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xen-blkback xen-netback \
     virtio_pci virtio_net virtio_blk bridge loop dm-mod nbd
 mount -t xenfs xenfs /proc/xen
 mkdir -p /run/xen /run/xenstored /run/lock/lvm /var/log/xen/console
@@ -28,6 +28,10 @@ xen-init-dom0
 # As admins do: dom0 is not starved by its guests (credit2's default weight is 256).
 xl sched-credit2 -d Domain-0 -w 2048
 start xenconsoled xenconsoled -i --log=guest --log-dir=/var/log/xen/console
+
+# What xmotion must not forget is on a disk of its own.
+mkdir -p /var/lib/xmotion
+mount -t ext4 -o noatime /dev/vdc /var/lib/xmotion
 
 if ! vgs vg0 > /dev/null 2>&1; then
     vgcreate -q vg0 /dev/vda

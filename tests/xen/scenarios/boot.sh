@@ -15,7 +15,9 @@ link_up
 wait_for 20 on a 'ping -c 1 -W 1 10.9.0.2' || fail 'the wire does not come back'
 
 on b 'lvcreate -q -y -Zn -Wn -L 8M -n kept vg1 && echo kept > /dev/vg1/kept && sync' > /dev/null 2>&1 || fail 'no volume on b'
-power_off b
-power_on b
-wait_for 240 host_ready b || fail 'host b does not come up again'
+on b 'echo synced > /var/lib/xmotion/synced && sync && echo not > /var/lib/xmotion/unsynced'
+host_power_cut b
+host_power_on b || fail 'host b does not come up again'
+[ "$(on b 'cat /var/lib/xmotion/synced')" = synced ] || fail "a host's state did not survive"
+[ -z "$(on b 'cat /var/lib/xmotion/unsynced' 2> /dev/null)" ] || fail 'what was not synced survived: the power cut is none'
 [ "$(on b 'head -n 1 /dev/vg1/kept')" = kept ] || fail 'the volume did not survive'

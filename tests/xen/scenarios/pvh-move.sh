@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A pvh guest that dirties RAM and writes to two volumes moves from a to b with its disks.
+# A pvh guest that dirties RAM and writes to two volumes moves from a to b with its disks; an independent reader takes what went
+# over the wire.
 # hosts: stock
 # needs: xmotion
 
