@@ -6,7 +6,8 @@ RECEIVER=10.9.0.2:7799
 LAB_DOWNTIME=${LAB_DOWNTIME:-5s}     # what emulation needs for one stop
 LAB_DIRTY=${LAB_DIRTY:-2048}      # KiB a second; more than the emulated hosts can carry never converges
 LAB_WRITE=${LAB_WRITE:-256}
-LAB_SEND_OPTIONS=${LAB_SEND_OPTIONS---timeout 3m --on-timeout stop} # a loaded machine may never carry the load
+# A loaded machine may never carry the load; and latency is that of emulated processors, which no brake on the disks mends.
+LAB_SEND_OPTIONS=${LAB_SEND_OPTIONS---timeout 3m --on-timeout stop --no-brake}
 LAB_MOVE_LIMIT=${LAB_MOVE_LIMIT:-900} # seconds
 
 # receiver_start: a receiver on host b that listens.

@@ -34,12 +34,13 @@ writer_goes_on() {
 }
 
 # shellcheck disable=SC2016 # those shells expand it
-# send DISK OPTION...: the writer stands still for the last pass, and is let go whatever comes of it.
+# send DISK OPTION...: the writer stands still for the last pass, and is let go whatever comes of it. Without the brake: here the
+# writer's latency is that of emulated processors, which the copy always shares.
 send() {
     disk=$1
     shift
     $A xmotion send "disk:$disk" 127.0.0.1:7799 --disk "$(basename "$disk")=/dev/loop2" --json \
-        --stop-command 'kill -STOP $(cat /tmp/writer.pid); sleep 1' --downtime 10s \
+        --no-brake --stop-command 'kill -STOP $(cat /tmp/writer.pid); sleep 1' --downtime 10s \
         --go-command 'echo $XMOTION_OUTCOME > /tmp/outcome; cmp "$DISK" /dev/loop2 > /tmp/cmp 2>&1; echo $? > /tmp/cmp.status; kill -CONT $(cat /tmp/writer.pid)' "$@"
 }
 

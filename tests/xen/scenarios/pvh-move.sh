@@ -8,6 +8,6 @@
 # shellcheck source=tests/xen/xmotion.sh
 . "$XEN_DIR/xmotion.sh"
 # shellcheck disable=SC2034 # for send_start
-LAB_SEND_OPTIONS='--timeout 3m --on-timeout stop --capture /run/capture'
+LAB_SEND_OPTIONS='--timeout 3m --on-timeout stop --no-brake --capture /run/capture'
 move pvh
 capture_accepted
