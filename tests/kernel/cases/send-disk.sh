@@ -16,7 +16,7 @@ $A xmotion trust 127.0.0.1:7799
 
 # begin_writer DISK; writer_goes_on: it was let go again and still writes.
 begin_writer() {
-    track-copy write -t 200000 "$1" > /tmp/writer 2>&1 &
+    track-copy write -t 800000 "$1" > /tmp/writer 2>&1 &
     echo $! > /tmp/writer.pid
 }
 
