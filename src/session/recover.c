@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define AREA        "session.recover"
-#define ASK_TIMEOUT (3 * NS_PER_SEC)
+#define ASK_TIMEOUT (10 * NS_PER_SEC)
 #define STEPS_MAX   16 /* a settled migration takes at most five */
 
 struct run {

@@ -221,6 +221,7 @@ static enum source_outcome ask(struct source *s, struct err *err)
     uint64_t give_up = clock_now() + s->config->reconnect_ns;
     struct err why = *err;
     uint64_t wait = ASK_FIRST;
+    uint64_t timeout = ASK_TIMEOUT;
     bool here;
 
     if (s->connected)
@@ -228,7 +229,7 @@ static enum source_outcome ask(struct source *s, struct err *err)
     s->connected = false;
     source_set_phase(s, "asking");
     for (;;) {
-        if (ask_whose(s->config->identity, &s->journal.entry, ASK_TIMEOUT, &here, NULL) == 0)
+        if (ask_whose(s->config->identity, &s->journal.entry, timeout, &here, NULL) == 0)
             break;
         if (clock_now() + wait > give_up || source_cancelled(s))
             return unknown(s, err);
@@ -237,6 +238,7 @@ static enum source_outcome ask(struct source *s, struct err *err)
             loop_turn(s->loop, TURN);
         }
         wait = MIN(wait * 2, ASK_LONGEST);
+        timeout = MIN(timeout * 3 / 2, 2 * ASK_LONGEST);
     }
     if (!here)
         return undo(s, &why, err);

@@ -13,7 +13,9 @@
 
 #define AREA            "session.source"
 #define CONNECT_TIMEOUT (15 * NS_PER_SEC)
-#define RETRY_TIMEOUT   (900 * NS_PER_MS) /* of one attempt: whoever cancels waits for it */
+/* Of one attempt: whoever cancels waits for it, so the first ones are short; a slow peer needs more. */
+#define RETRY_TIMEOUT         (900 * NS_PER_MS)
+#define RETRY_TIMEOUT_LONGEST (10 * NS_PER_SEC)
 #define RETRY_FIRST     (100 * NS_PER_MS)
 #define RETRY_LONGEST   (2 * NS_PER_SEC)
 #define LAST_WORD       (30 * NS_PER_SEC) /* a target that failed says so when it has undone everything */
@@ -236,9 +238,9 @@ static void disconnect(struct source *s)
 }
 
 /* *ret: what RESUMED says. */
-static int try_resume(struct source *s, json_t **ret, struct err *err)
+static int try_resume(struct source *s, uint64_t timeout_ns, json_t **ret, struct err *err)
 {
-    int r = connect_within(s, "resume", RETRY_TIMEOUT, err);
+    int r = connect_within(s, "resume", timeout_ns, err);
 
     if (r == 0)
         r = control_expect(&s->control, WIRE_RESUMED, ret, err);
@@ -251,9 +253,10 @@ static int keep_trying(struct source *s, json_t **ret, const struct err *why, st
 {
     uint64_t give_up = clock_now() + s->config->reconnect_ns;
     uint64_t wait = RETRY_FIRST;
+    uint64_t timeout = RETRY_TIMEOUT;
 
     for (;;) {
-        int r = try_resume(s, ret, err);
+        int r = try_resume(s, timeout, ret, err);
 
         if (r == 0 || !conn_error_is_drop(r))
             return r;
@@ -264,6 +267,7 @@ static int keep_trying(struct source *s, json_t **ret, const struct err *why, st
         if (r < 0)
             return r;
         wait = MIN(wait * 2, RETRY_LONGEST);
+        timeout = MIN(timeout * 3 / 2, RETRY_TIMEOUT_LONGEST);
     }
 }
 
