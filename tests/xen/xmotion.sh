@@ -112,6 +112,8 @@ broken_move() {
         say "$1 in phase $phase"
         wait_for 60 guest_runs a || fail 'the guest does not run on a'
         "$2"
+        wait_for "$LAB_MOVE_LIMIT" on a "! tail -n 1 /var/log/send.log | grep -q '\"phase\":\"reconnect\"'" ||
+            fail 'the move does not go on'
     done
     send_wait
     [ "$(result outcome)" = moved ] || fail "the outcome is $(result outcome): $(result error)"
