@@ -20,6 +20,7 @@
 #define ASK_TIMEOUT (900 * NS_PER_MS) /* of one connection */
 #define ASK_FIRST   (200 * NS_PER_MS)
 #define ASK_LONGEST (5 * NS_PER_SEC)
+#define END_WAIT    (500 * NS_PER_MS)
 
 static enum switchover_event event_of(const struct source *s, int code)
 {
@@ -262,6 +263,19 @@ static enum source_outcome run_go_command(struct source *s, enum source_outcome 
     return SOURCE_MOVED_UNCLEAN;
 }
 
+/* A guest that ends by itself takes its disks with it, and what is read of them fails before anybody says why. -ESRCH: it has ended.
+ * One that runs is given a moment to be heard of; one that we hold still does not end. */
+static int hear_end(struct source *s, int failure, struct err *err)
+{
+    bool local = failure != -ECANCELED && failure != -EREMOTEIO && !source_link_is_lost(s);
+    uint64_t give_up = clock_now() + (local && s->disks_begun && !s->times.suspend_begin ? END_WAIT : 0);
+    int r;
+
+    while ((r = source_serve_hv(s, err)) == 0 && clock_now() < give_up)
+        clock_sleep(10 * NS_PER_MS);
+    return r;
+}
+
 enum source_outcome source_conclude(struct source *s, int r, struct err *err)
 {
     enum source_outcome outcome;
@@ -279,8 +293,7 @@ enum source_outcome source_conclude(struct source *s, int r, struct err *err)
         struct err gone;
         struct err why;
 
-        /* A guest that ends by itself takes its disks with it: what was read of them may have failed first. */
-        if (s->hv && s->state < SW_GO && source_serve_hv(s, &gone) == -ESRCH) {
+        if (s->hv && s->state < SW_GO && hear_end(s, r, &gone) == -ESRCH) {
             *err = gone;
             r = gone.code;
         }

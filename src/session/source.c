@@ -365,6 +365,8 @@ static void source_finish(struct source *s)
 {
     job_destroy(s->job);
     source_memory_cancel(s);
+    if (s->stream)
+        stream_halt(s->stream); /* its workers read the memory that the hypervisor's side maps */
     if (s->hv) {
         loop_unwatch(s->loop, s->hv->ops->fd(s->hv));
         s->hv->ops->close(s->hv);

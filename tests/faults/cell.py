@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 
-from host import MIB, Failure, Host, kill, pair, process_state, tail, wait_for
+from host import MIB, Failure, Host, kill, pair, process_state, tail, wait_for, what_it_does
 from proxy import Link
 from watch import Watch
 
@@ -208,8 +208,9 @@ class Cell:
             raise Failure(f"the sender has not ended {self.fault.limit:.0f} s after the fault")
 
     def code(self):
-        """The sender's exit code, or "killed"."""
-        return "killed" if self.sender.returncode < 0 else self.sender.returncode
+        """The sender's exit code, "killed", or "signal N" when it died of another one than SIGKILL."""
+        code = self.sender.returncode
+        return "killed" if code == -signal.SIGKILL else f"signal {-code}" if code < 0 else code
 
     def result(self):
         """The last event of the sender, if it is the result."""
@@ -385,8 +386,9 @@ def keep_logs(rig, folder):
     """Adds to a cell's logs what else tells about it."""
     with open(f"{folder}/what-is-there", "w", encoding="utf-8") as file:
         for host in rig.hosts:
-            print(f"{host.name}: guests {host.guests()}\n volumes {host.volumes()}\n journals {host.journals()}\n"
-                  f" processes {host.processes()}", file=file)
+            print(f"{host.name}: guests {host.guests()}\n volumes {host.volumes()}\n journals {host.journals()}", file=file)
+            for pid, line in host.processes().items():
+                print(f" process {pid}: {line}\n  {what_it_does(pid)}", file=file)
     for host in rig.hosts:
         for path in host.journal_files():
             shutil.copy(path, f"{folder}/{host.name}-{os.path.basename(os.path.dirname(path))}-{os.path.basename(path)}")

@@ -94,6 +94,24 @@ def processes_with(text):
     return found
 
 
+def what_it_does(pid):
+    """The threads of a process, what each of them waits for, and its descriptors."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8") as file:
+            if file.read().strip() == "nbdkit":
+                return "serves a disk"
+        threads = {t: (process_state(f"{pid}/task/{t}"), _line(f"/proc/{pid}/task/{t}/wchan"), _line(f"/proc/{pid}/task/{t}/syscall"))
+                   for t in os.listdir(f"/proc/{pid}/task")}
+        return f"threads {threads} descriptors { {n: os.readlink(f'/proc/{pid}/fd/{n}') for n in os.listdir(f'/proc/{pid}/fd')} }"
+    except OSError:
+        return "it is gone"
+
+
+def _line(path):
+    with open(path, encoding="ascii") as file:
+        return file.read().strip()
+
+
 def kill(pid, signo=signal.SIGKILL):
     try:
         os.kill(pid, signo)
