@@ -102,8 +102,3 @@ int hv_recover_unthrottle(const char *kind, const char *name, const char *uuid, 
 
     return r < 0 ? r : ops->unthrottle(name, uuid, err);
 }
-
-int hv_target_destroy_left(const char *kind, const char *name, struct err *err)
-{
-    return hv_recover_destroy_incoming(kind, name, err);
-}

@@ -157,9 +157,6 @@ int hv_target_open_xen(struct hv_target **ret, const struct hv_guest *guest, str
 int hv_target_open_proc(struct hv_target **ret, const struct hv_guest *guest, struct err *err);
 int hv_target_open_none(struct hv_target **ret, const struct hv_guest *guest, struct err *err);
 
-/* hv_recover_destroy_incoming (hv-recover.h) by its older name. */
-int hv_target_destroy_left(const char *kind, const char *name, struct err *err);
-
 /* The part of a guest that travels in PREPARE; paths stay at home. */
 json_t *hv_guest_to_json(const struct hv_guest *g); /* NULL: out of memory, or a text that is no UTF-8 */
 int hv_guest_from_json(struct hv_guest *ret, const json_t *json, struct err *err);

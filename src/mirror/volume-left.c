@@ -2,6 +2,7 @@
 #include "mirror/volume-left.h"
 
 #include "base/run.h"
+#include "mirror/volume.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -29,15 +30,9 @@ static int make_tag(char tag[TAG_MAX], const char *uuid, struct err *err)
     return 0;
 }
 
-/* "/dev/vg0/x" is "vg0/x" for LVM. */
-static const char *lv_name(const char *path)
-{
-    return strncmp(path, "/dev/", 5) == 0 ? path + 5 : path;
-}
-
 static int change_tag(const char *path, const char *option, const char *tag, struct err *err)
 {
-    const char *const argv[] = {"lvchange", "--yes", "-qq", option, tag, "--", lv_name(path), NULL};
+    const char *const argv[] = {"lvchange", "--yes", "-qq", option, tag, "--", volume_lvm_name(path), NULL};
     char output[OUTPUT_MAX];
 
     return run_program(argv, output, sizeof(output), err);
@@ -60,7 +55,7 @@ int volume_left_mark(const char *path, const char *uuid, struct err *err)
 
 static bool read_mark(const char *path, char *ret, size_t size)
 {
-    const char *const argv[] = {"lvs", "--noheadings", "-o", "lv_tags", "--", lv_name(path), NULL};
+    const char *const argv[] = {"lvs", "--noheadings", "-o", "lv_tags", "--", volume_lvm_name(path), NULL};
     ssize_t n;
 
     if (!is_file(path))

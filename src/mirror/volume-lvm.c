@@ -12,6 +12,11 @@
 
 #define OUTPUT_MAX 2048
 
+const char *volume_lvm_name(const char *path)
+{
+    return strncmp(path, "/dev/", 5) == 0 ? path + 5 : path;
+}
+
 /* Two unsigned figures of the volume group, in octets. */
 static int vg_figures(const char *vg, uint64_t *ret_free, uint64_t *ret_extent, struct err *err)
 {
@@ -96,7 +101,7 @@ int volume_lvm_create(const struct volume *v, const char *vg, const char *sessio
 
 int volume_lvm_reopen(const struct volume *v, const char *session, struct err *err)
 {
-    const char *lv = strncmp(v->path, "/dev/", 5) == 0 ? v->path + 5 : v->path;
+    const char *lv = volume_lvm_name(v->path);
     char select[128];
     const char *const argv[] = {"lvs", "--noheadings", "--nosuffix", "--units", "b", "-o", "lv_size", "--select", select,
                                 "--", lv, NULL};
@@ -120,7 +125,7 @@ int volume_lvm_reopen(const struct volume *v, const char *session, struct err *e
 
 int volume_lvm_remove(const char *path, const char *session, struct err *err)
 {
-    const char *lv = strncmp(path, "/dev/", 5) == 0 ? path + 5 : path;
+    const char *lv = volume_lvm_name(path);
     char select[128];
     const char *const argv[] = {"lvremove", "--yes", "-qq", "--select", select, "--", lv, NULL};
     const char *const present[] = {"lvs", "--noheadings", "-o", "lv_name", "--", lv, NULL};

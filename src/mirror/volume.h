@@ -56,6 +56,8 @@ int volume_reopen(const struct volume *v, const char *session, struct err *err);
 int volume_remove(const struct volume *v, const char *session, struct err *err);
 
 /* LVM half, volume-lvm.c. */
+/* What LVM's tools call it: "/dev/vg0/x" is "vg0/x". Points into `path`. */
+const char *volume_lvm_name(const char *path);
 int volume_lvm_check(const char *vg, uint64_t bytes, struct err *err);
 int volume_lvm_create(const struct volume *v, const char *vg, const char *session, struct err *err);
 int volume_lvm_reopen(const struct volume *v, const char *session, struct err *err);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "session/answer.h"
 
-#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "session/control.h"
@@ -19,13 +18,7 @@ struct answerer {
 
 void answer_failed(struct conn *c, const struct err *why)
 {
-    json_t *j = json_pack("{s:i, s:s, s:s}", "errno", -why->code, "text", why->text, "guest", "destroyed");
-    CLEANUP_FREE char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
-    struct iovec part = {.iov_base = text, .iov_len = text ? strlen(text) : 0};
-
-    json_decref(j);
-    if (text)
-        (void)conn_send(c, WIRE_FAILED, &part, 1, NULL);
+    (void)control_send_json(c, WIRE_FAILED, control_failure(why), NULL);
 }
 
 /* A migration that lives is brought to an end first; then its journal tells. */
@@ -119,14 +112,11 @@ void answer_recovery(struct registry *registry, const char *state_dir, struct co
     struct answerer s = {.registry = registry, .state_dir = state_dir};
     struct err err = {0};
     bool here = false;
-    char text[64];
-    struct iovec part = {.iov_base = text};
 
     if (answer_recover(&s, c, session, &here, &err) < 0) {
         log_info(AREA, "%s: %s", conn_peer(c), err.text);
         answer_failed(c, &err);
         return;
     }
-    part.iov_len = (size_t)snprintf(text, sizeof(text), "{\"guest\":\"%s\"}", here ? "here" : "gone");
-    (void)conn_send(c, WIRE_ANSWER, &part, 1, &err);
+    (void)control_send_json(c, WIRE_ANSWER, json_pack("{s:s}", "guest", here ? "here" : "gone"), NULL);
 }

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "session/ask.h"
 
-#include "base/cleanup.h"
 #include "base/clock.h"
 #include "session/control.h"
 
@@ -9,31 +8,12 @@
 
 #define ANSWER_TIMEOUT (60 * NS_PER_SEC) /* a guest that is just being undone or started there may take that long */
 
-static int send_json(struct conn *c, enum wire_type type, json_t *message, struct err *err)
-{
-    CLEANUP_FREE char *text = message ? json_dumps(message, JSON_COMPACT) : NULL;
-    struct iovec part = {.iov_base = text, .iov_len = text ? strlen(text) : 0};
-
-    json_decref(message);
-    return text ? conn_send(c, type, &part, 1, err) : err_set(err, -ENOMEM, "out of memory");
-}
-
 static int expect(struct conn *c, enum wire_type type, json_t **ret, struct err *err)
 {
     struct record record;
     int r = conn_recv(c, &record, err);
 
-    if (r == 0 && record.type != type && record.type != WIRE_FAILED)
-        r = err_set(err, -EPROTO, "%s sent %s, expected %s", conn_peer(c), wire_type_name((uint16_t)record.type),
-                    wire_type_name((uint16_t)type));
-    if (r == 0)
-        r = control_parse(&record, ret, err);
-    if (r == 0 && record.type == WIRE_FAILED) {
-        r = control_peer_error(*ret, err);
-        json_decref(*ret);
-        *ret = NULL;
-    }
-    return r;
+    return r < 0 ? r : control_take(c, &record, type, ret, err);
 }
 
 static int connect_peer(struct conn **ret, const struct identity *id, const struct journal_entry *e,
@@ -69,7 +49,7 @@ int ask_whose(const struct identity *id, const struct journal_entry *e, uint64_t
 
     if (r < 0)
         return r;
-    r = send_json(c, WIRE_ASK, about(e), err);
+    r = control_send_json(c, WIRE_ASK, about(e), err);
     if (r == 0)
         r = expect(c, WIRE_ANSWER, &answer, err);
     guest = json_string_value(json_object_get(answer, "guest"));
@@ -90,7 +70,7 @@ int ask_forget(const struct identity *id, const struct journal_entry *e, uint64_
 
     if (r < 0)
         return r;
-    r = send_json(c, WIRE_FORGET, json_object(), err);
+    r = control_send_json(c, WIRE_FORGET, json_object(), err);
     if (r == 0)
         r = expect(c, WIRE_ANSWER, &answer, err);
     json_decref(answer);

@@ -61,14 +61,27 @@ static int send_one(struct control *c, enum wire_type type, const void *body, si
     return note(c, conn_send(c->conn, type, &part, length ? 1 : 0, err));
 }
 
-int control_send(struct control *c, enum wire_type type, json_t *message, struct err *err)
+int control_send_json(struct conn *c, enum wire_type type, json_t *message, struct err *err)
 {
     CLEANUP_FREE char *text = message ? json_dumps(message, JSON_COMPACT) : NULL;
+    struct iovec part = {.iov_base = text, .iov_len = text ? strlen(text) : 0};
 
     json_decref(message);
-    if (!text)
-        return err_set(err, -ENOMEM, "out of memory");
-    return send_one(c, type, text, strlen(text), err);
+    return text ? conn_send(c, type, &part, 1, err) : err_set(err, -ENOMEM, "out of memory");
+}
+
+json_t *control_failure(const struct err *why)
+{
+    return json_pack("{s:i, s:s, s:s}", "errno", -why->code, "text", why->text, "guest", "destroyed");
+}
+
+int control_send(struct control *c, enum wire_type type, json_t *message, struct err *err)
+{
+    if (!c->conn) {
+        json_decref(message);
+        return err_set(err, -ENOTCONN, "the connection has ended");
+    }
+    return note(c, control_send_json(c->conn, type, message, err));
 }
 
 int control_post(struct control *c, enum wire_type type, const void *body, uint32_t length, struct err *err)
@@ -165,6 +178,18 @@ int control_next(struct control *c, struct record *ret, struct err *err)
     }
 }
 
+int control_hear(struct control *c, uint64_t until_ns, struct record *ret, struct err *err)
+{
+    for (;;) {
+        uint64_t now = clock_now();
+        int r = control_next(c, ret, err);
+
+        if (r != -EAGAIN || now >= until_ns)
+            return r;
+        loop_turn(c->loop, until_ns - now);
+    }
+}
+
 /* A parsed value takes hundreds of octets, and may take three of the message: what a record can make us hold is bounded by their
  * number. Every value but the first of its list or object follows a comma. */
 static bool is_modest(const struct record *record)
@@ -210,6 +235,22 @@ int control_peer_error(const json_t *failed, struct err *err)
                    json_is_string(text) ? json_string_value(text) : "the peer failed and gave no reason");
 }
 
+int control_take(struct conn *c, const struct record *record, enum wire_type type, json_t **ret, struct err *err)
+{
+    int r;
+
+    if (record->type != type && record->type != WIRE_FAILED)
+        return err_set(err, -EPROTO, "%s sent %s, expected %s", conn_peer(c), wire_type_name((uint16_t)record->type),
+                       wire_type_name((uint16_t)type));
+    r = control_parse(record, ret, err);
+    if (r == 0 && record->type == WIRE_FAILED) {
+        r = control_peer_error(*ret, err);
+        json_decref(*ret);
+        *ret = NULL;
+    }
+    return r;
+}
+
 int control_expect(struct control *c, enum wire_type type, json_t **ret, struct err *err)
 {
     struct record record;
@@ -223,34 +264,17 @@ int control_expect(struct control *c, enum wire_type type, json_t **ret, struct 
             break;
         loop_turn(c->loop, NS_PER_SEC);
     }
-    if (r == 0 && record.type != type && record.type != WIRE_FAILED)
-        r = err_set(err, -EPROTO, "%s sent %s, expected %s", conn_peer(c->conn),
-                    wire_type_name((uint16_t)record.type), wire_type_name((uint16_t)type));
-    if (r == 0)
-        r = control_parse(&record, ret, err);
-    if (r == 0 && record.type == WIRE_FAILED) {
-        r = control_peer_error(*ret, err);
-        json_decref(*ret);
-        *ret = NULL;
-    }
-    return r;
+    return r < 0 ? r : control_take(c->conn, &record, type, ret, err);
 }
 
 int control_say_hello(struct conn *c, const char *role, const char *session, int number, struct err *err)
 {
     json_t *hello = json_pack("{s:i, s:s, s:s, s:[s], s:s}", "protocol", WIRE_PROTOCOL, "role", role, "session", session,
                               "features", "zstd", "program", "xmotion " XMOTION_VERSION);
-    CLEANUP_FREE char *text = NULL;
-    struct iovec part;
 
     if (hello && number >= 0)
         (void)json_object_set_new(hello, "number", json_integer(number));
-    text = hello ? json_dumps(hello, JSON_COMPACT) : NULL;
-    json_decref(hello);
-    if (!text)
-        return err_set(err, -ENOMEM, "out of memory");
-    part = (struct iovec){.iov_base = text, .iov_len = strlen(text)};
-    return conn_send(c, WIRE_HELLO, &part, 1, err);
+    return control_send_json(c, WIRE_HELLO, hello, err);
 }
 
 int control_answer_hello(struct conn *c, struct err *err)

@@ -29,6 +29,11 @@ int control_init(struct control *c, struct conn *conn, struct loop *loop, struct
 /* Idempotent. */
 void control_finish(struct control *c);
 
+/* On any connection: one JSON message; takes `message` over (also on failure). */
+int control_send_json(struct conn *c, enum wire_type type, json_t *message, struct err *err);
+/* What FAILED and ABORTED say: why, and that nothing of the guest is left. */
+json_t *control_failure(const struct err *why);
+
 /* Sends one JSON message; takes `message` over (also on failure). */
 int control_send(struct control *c, enum wire_type type, json_t *message, struct err *err);
 
@@ -46,8 +51,10 @@ void control_heard(struct control *c);
 /* The next record that is not PING or PONG; -EAGAIN. */
 int control_next(struct control *c, struct record *ret, struct err *err);
 
-/* Waits for one record of the given type, answering PING; any other is -EPROTO, FAILED the peer's error. The
- * caller frees *ret. */
+/* Waits for the next record until the clock says `until_ns`: -EAGAIN then. */
+int control_hear(struct control *c, uint64_t until_ns, struct record *ret, struct err *err);
+
+/* Waits for one record of the given type, answering PING; *ret as control_take. */
 int control_expect(struct control *c, enum wire_type type, json_t **ret, struct err *err);
 
 /* HELLO of the sender: on connections with `role`, about `session`; `number` of a data connection, else -1. */
@@ -55,6 +62,9 @@ int control_say_hello(struct conn *c, const char *role, const char *session, int
 
 /* The receiver's HELLO, the same on every connection. */
 int control_answer_hello(struct conn *c, struct err *err);
+
+/* The record that was waited for, as a JSON object that the caller frees: any other type is -EPROTO, FAILED the peer's error. */
+int control_take(struct conn *c, const struct record *record, enum wire_type type, json_t **ret, struct err *err);
 
 /* A record's body as a JSON object. */
 int control_parse(const struct record *record, json_t **ret, struct err *err);

@@ -127,7 +127,7 @@ static int start_anew(const struct journal_entry *e, struct err *err)
 static int undo(struct journal *j, struct err *err)
 {
     const struct journal_entry *e = &j->entry;
-    int r = is_disk(e) ? 0 : hv_recover_destroy_incoming(e->kind, e->name, err);
+    int r = hv_recover_destroy_incoming(e->kind, e->name, err);
 
     for (unsigned int i = 0; r == 0 && i < e->volume_count; i++)
         r = volume_remove(&e->volumes[i], e->session, err);
@@ -181,7 +181,7 @@ static int run_incoming(const struct journal_entry *e, struct err *err)
 /* A guest that runs: what a killed helper or agent left on is undone, and it has a monitor. */
 static int see_to(const struct journal_entry *e, struct err *err)
 {
-    int r = is_disk(e) ? 0 : hv_recover_resume(e->kind, e->name, e->uuid, err);
+    int r = hv_recover_resume(e->kind, e->name, e->uuid, err);
 
     return r == -ENOENT ? 0 : r;
 }

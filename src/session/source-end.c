@@ -16,6 +16,7 @@
 #define AREA        "session.source"
 #define TURN        (50 * NS_PER_MS)
 #define SETTLE_WAIT (15 * NS_PER_SEC)
+#define FORGET_WAIT (2 * NS_PER_SEC)
 #define SETTLE_MAX  1e9 /* ms */
 #define ASK_TIMEOUT (900 * NS_PER_MS) /* of one connection */
 #define ASK_FIRST   (200 * NS_PER_MS)
@@ -41,14 +42,8 @@ static bool tell_peer(struct source *s, const struct err *why)
         control_send(&s->control, WIRE_ABORT, json_pack("{s:s}", "text", why->text), NULL) < 0)
         return false;
     /* Wait for ABORTED, so that nothing is left at the target when we say so; not for ever. */
-    while (clock_now() < give_up) {
-        int r = control_next(&s->control, &record, NULL);
-
-        if (r == -EAGAIN)
-            loop_turn(s->loop, TURN);
-        else if (r < 0)
-            return false;
-        else if (record.type == WIRE_ABORTED || record.type == WIRE_FAILED)
+    while (control_hear(&s->control, give_up, &record, NULL) == 0) {
+        if (record.type == WIRE_ABORTED || record.type == WIRE_FAILED)
             return true;
     }
     return false;
@@ -118,18 +113,15 @@ static int remove_source_disks(struct source *s, struct err *err)
 /* When the guest's clients reached it again: only for the report, and not waited for without end. */
 static void hear_settled(struct source *s)
 {
-    uint64_t give_up = clock_now() + SETTLE_WAIT;
     struct record record;
     json_t *message;
     double settle_ms;
-    int r;
 
     s->times.settled = s->times.running;
     if (!s->connected || s->control.broken)
         return;
-    while ((r = control_next(&s->control, &record, NULL)) == -EAGAIN && clock_now() < give_up)
-        loop_turn(s->loop, TURN);
-    if (r < 0 || record.type != WIRE_SETTLED || control_parse(&record, &message, NULL) < 0)
+    if (control_hear(&s->control, clock_now() + SETTLE_WAIT, &record, NULL) < 0 || record.type != WIRE_SETTLED ||
+        control_parse(&record, &message, NULL) < 0)
         return;
     settle_ms = json_number_value(json_object_get(message, "settle_ms"));
     if (settle_ms > 0 && settle_ms < SETTLE_MAX) /* a peer's word: more is no time, and no number of nanoseconds */
@@ -140,17 +132,14 @@ static void hear_settled(struct source *s)
 /* The target keeps what it must answer about us until it hears this. Without an answer recovery says it again. */
 static bool say_forget(struct source *s)
 {
-    uint64_t give_up = clock_now() + 2 * NS_PER_SEC;
     struct record record;
     int r;
 
     if (!s->connected || s->control.broken)
         return ask_forget(s->config->identity, &s->journal.entry, ASK_TIMEOUT, NULL) == 0;
     r = control_send(&s->control, WIRE_FORGET, json_object(), NULL);
-    while (r == 0 && (r = control_next(&s->control, &record, NULL)) == -EAGAIN && clock_now() < give_up) {
-        loop_turn(s->loop, TURN);
-        r = 0;
-    }
+    if (r == 0)
+        r = control_hear(&s->control, clock_now() + FORGET_WAIT, &record, NULL);
     return r == 0 && record.type == WIRE_ANSWER;
 }
 
@@ -225,9 +214,7 @@ static enum source_outcome ask(struct source *s, struct err *err)
     uint64_t timeout = ASK_TIMEOUT;
     bool here;
 
-    if (s->connected)
-        control_finish(&s->control);
-    s->connected = false;
+    source_disconnect(s);
     source_set_phase(s, "asking");
     for (;;) {
         if (ask_whose(s->config->identity, &s->journal.entry, timeout, &here, NULL) == 0)

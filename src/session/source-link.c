@@ -89,6 +89,13 @@ int source_connect(struct source *s, const char *role, struct err *err)
     return connect_within(s, role, CONNECT_TIMEOUT, err);
 }
 
+void source_disconnect(struct source *s)
+{
+    if (s->connected)
+        control_finish(&s->control);
+    s->connected = false;
+}
+
 static int open_data(struct source *s, unsigned int number, struct err *err)
 {
     struct conn *c;
@@ -153,7 +160,6 @@ static int bring_guest_back(struct source *s, struct err *err)
 {
     int r = 0;
 
-    __atomic_store_n(&s->script_open, false, __ATOMIC_SEQ_CST);
     source_memory_cancel(s);
     source_unthrottle(s);
     if (s->state != SW_PREPARED || s->suspended_seen || s->times.suspend_begin)
@@ -180,8 +186,9 @@ static int hear_last_word(struct source *s, struct err *err)
         int r = control_next(&s->control, &record, err);
 
         if (r == -EAGAIN) {
-            if (source_cancelled(s))
-                return err_set(err, -ECANCELED, "cancelled: the guest goes on here");
+            r = source_check_cancelled(s, err);
+            if (r < 0)
+                return r;
             loop_turn(s->loop, TURN);
             continue;
         }
@@ -219,22 +226,15 @@ static int pause_for(struct source *s, uint64_t ns, struct err *err)
 
         if (s->job)
             job_work(s->job);
-        if (source_cancelled(s))
-            return err_set(err, -ECANCELED, "cancelled: the guest goes on here");
-        r = source_serve_hv(s, err);
+        r = source_check_cancelled(s, err);
+        if (r == 0)
+            r = source_serve_hv(s, err);
         if (r < 0)
             return r;
         source_tell_progress(s);
         loop_turn(s->loop, MIN(until - clock_now(), TURN));
     }
     return 0;
-}
-
-static void disconnect(struct source *s)
-{
-    if (s->connected)
-        control_finish(&s->control);
-    s->connected = false;
 }
 
 /* *ret: what RESUMED says. */
@@ -245,7 +245,7 @@ static int try_resume(struct source *s, uint64_t timeout_ns, json_t **ret, struc
     if (r == 0)
         r = control_expect(&s->control, WIRE_RESUMED, ret, err);
     if (r < 0)
-        disconnect(s);
+        source_disconnect(s);
     return r;
 }
 
@@ -315,7 +315,7 @@ int source_reconnect(struct source *s, struct err *err)
         return r;
     if (s->connected)
         s->wire_bytes_before += conn_bytes_sent(s->control.conn);
-    disconnect(s);
+    source_disconnect(s);
     clear_failures(s);
     r = keep_trying(s, &resumed, &why, err);
     if (r == 0)

@@ -17,9 +17,6 @@ static int post_script(void *data, enum wire_type type, const void *body, uint32
 {
     struct source *s = data;
 
-    /* What a stream that was given up still answers is of no memory that the target knows. */
-    if (!__atomic_load_n(&s->script_open, __ATOMIC_SEQ_CST))
-        return 0;
     return control_post(&s->control, type, body, length, err);
 }
 
@@ -106,7 +103,6 @@ int source_memory_begin(struct source *s, struct err *err)
     if (r < 0)
         return r;
     s->times.memory_begin = clock_now();
-    __atomic_store_n(&s->script_open, true, __ATOMIC_SEQ_CST);
     (void)source_feed(s, SW_EV_MEMORY);
     return s->hv->ops->memory_kind == HV_MEMORY_STREAM ? begin_stream(s, err) : 0;
 }

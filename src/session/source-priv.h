@@ -71,7 +71,6 @@ struct source {
     unsigned int throttled; /* percent of its processor time that the guest has been given; 100: all */
 
     struct page_source *pages;
-    bool script_open; /* atomic: the target follows the memory script */
     pthread_t reader;
     bool reader_runs;
     int stream_fd;
@@ -107,6 +106,8 @@ void source_tell_progress(struct source *s);
 int source_serve_hv(struct source *s, struct err *err);
 /* Somebody here wants it to end. */
 bool source_cancelled(const struct source *s);
+/* -ECANCELED then. */
+int source_check_cancelled(const struct source *s, struct err *err);
 /* For source_wait. */
 bool source_is_suspended(struct source *s);
 /* Forgets the reply that was waited for. */
@@ -124,6 +125,7 @@ enum switchover_action source_feed(struct source *s, enum switchover_event event
 
 /* source-link.c */
 int source_connect(struct source *s, const char *role, struct err *err);
+void source_disconnect(struct source *s);
 int source_make_stream(struct source *s, struct err *err);
 int source_open_data(struct source *s, struct err *err);
 /* The failure `code` is one of the connections, and everything can go on where it was. */

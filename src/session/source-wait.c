@@ -113,6 +113,11 @@ bool source_cancelled(const struct source *s)
     return loop_signals(s->loop) || (s->job && job_cancelled(s->job));
 }
 
+int source_check_cancelled(const struct source *s, struct err *err)
+{
+    return source_cancelled(s) ? err_set(err, -ECANCELED, "cancelled: the guest goes on here") : 0;
+}
+
 static int look_at_failures(struct source *s, struct err *err)
 {
     struct err failure;
@@ -127,7 +132,7 @@ static int look_at_failures(struct source *s, struct err *err)
         *err = failure;
         return failure.code;
     }
-    return source_cancelled(s) ? err_set(err, -ECANCELED, "cancelled: the guest goes on here") : 0;
+    return source_check_cancelled(s, err);
 }
 
 static int serve(struct source *s, struct err *err)

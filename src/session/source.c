@@ -272,8 +272,9 @@ static int go(struct source *s, struct err *err)
 
     job_work(s->job);
     loop_turn(s->loop, 0);
-    if (source_cancelled(s)) /* the last moment for it */
-        return err_set(err, -ECANCELED, "cancelled: the guest goes on here");
+    r = source_check_cancelled(s, err); /* the last moment for it */
+    if (r < 0)
+        return r;
     job_refuse(s->job, "it is too late to cancel: the guest is being handed over");
     r = journal_advance(&s->journal, OUTGOING_COMMIT, err);
     if (r == 0)

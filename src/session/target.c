@@ -380,14 +380,12 @@ static void give_up(struct target *t, const struct err *why)
         return;
     }
     /* Only now: what the sender reads as FAILED or ABORTED is done. */
-    (void)control_send(&t->control, aborted ? WIRE_ABORTED : WIRE_FAILED,
-                       json_pack("{s:i, s:s, s:s}", "errno", -why->code, "text", why->text, "guest", "destroyed"), NULL);
+    (void)control_send(&t->control, aborted ? WIRE_ABORTED : WIRE_FAILED, control_failure(why), NULL);
 }
 
 void target_refuse(struct target *t, const struct err *why)
 {
-    (void)control_send(&t->control, WIRE_FAILED,
-                       json_pack("{s:i, s:s, s:s}", "errno", -why->code, "text", why->text, "guest", "destroyed"), NULL);
+    (void)control_send(&t->control, WIRE_FAILED, control_failure(why), NULL);
 }
 
 int target_run(struct target *t, struct err *err)

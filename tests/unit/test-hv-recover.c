@@ -259,7 +259,7 @@ START_TEST(other_kinds)
     ck_assert(!f.running && !f.still && !f.aside && !f.incoming);
     ok(hv_recover_resume("none", "disk", "", &err));
     ok(hv_recover_start("none", "disk", NULL, NULL, 0, &err));
-    ok(hv_target_destroy_left("none", "disk", &err));
+    ok(hv_recover_destroy_incoming("none", "disk", &err));
     ck_assert_int_eq(hv_recover_find(&f, "vmware", "disk", "", &err), -ENOTSUP);
 }
 END_TEST
