@@ -56,7 +56,9 @@ static int report_count(const struct recover_count *n)
 {
     struct err err;
 
-    if (n->settled + n->undecided + n->later + n->failed == 0)
+    if (n->busy)
+        (void)printf("%u under way, or just being brought to an end by another process: xmotion list\n", n->busy);
+    else if (n->settled + n->undecided + n->later + n->failed == 0)
         (void)printf("no migration was left unfinished on this host\n");
     if (n->failed) {
         (void)err_set(&err, -EIO, "%u could not be brought to an end: see above, and xmotion list", n->failed);

@@ -378,8 +378,19 @@ static void one(const struct journal_entry *found, void *data)
 
     if (run->config->again && found->side == JOURNAL_INCOMING && recover_may_forget((enum incoming_phase)found->phase))
         return;
-    if (!is_wanted(run->config, found) || journal_open(&j, run->config->state_dir, found->side, found->session, NULL) < 0)
+    if (!is_wanted(run->config, found))
         return;
+    r = journal_open(&j, run->config->state_dir, found->side, found->session, &err);
+    if (r == -EBUSY) {
+        run->count.busy++;
+        return;
+    }
+    if (r < 0) {
+        run->count.failed++;
+        if (run->config->report)
+            run->config->report(run->config->data, found, false, err.text);
+        return;
+    }
     /* Only now it is nobody else's: read again. */
     if (journal_load(run->config->state_dir, found->side, found->session, &j.entry, &err) < 0) {
         journal_close(&j);

@@ -29,6 +29,7 @@ struct recover_count {
     unsigned int settled;
     unsigned int undecided; /* nobody can know yet whose the guest is */
     unsigned int later;     /* the guest is seen to; a peer is still to be told, or may come back */
+    unsigned int busy;      /* another process has it: it is under way, or just being settled */
     unsigned int failed;    /* or torn, or in conflict: a person must look */
 };
 

@@ -126,10 +126,10 @@ all_back() {
     esac
 }
 
-# recover_both: until nothing is left to settle. A host whose peer was not yet ready asks again.
+# recover_both: until nothing is left to settle. A host whose peer was not yet ready asks again; a receiver that is at it is waited for.
 recover_both() {
-    local host left
-    for _ in 1 2 3 4 5; do
+    local host left begun=$SECONDS
+    while [ $((SECONDS - begun)) -lt 60 ]; do
         left=
         for host in a b; do
             on "$host" "$FAULTS recover" > "$RUN/recover.$host" 2>&1 || left=yes
