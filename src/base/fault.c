@@ -25,9 +25,9 @@
 static const char *const names[] = {
     "source.prepared", "source.disks",  "source.memory",  "source.suspended", "source.final",    "source.ready",
     "source.commit",   "source.aside",  "source.go",      "source.running",   "source.destroyed", "target.prepare",
-    "target.prepared", "target.disks",  "target.memory",  "target.final",     "target.ready",    "target.go",
-    "target.go-noted", "target.run",    "target.run-noted", "target.running", "disk.read",       "disk.write",
-    "disk.flush",      "journal.write",
+    "target.prepared", "target.memory",  "target.final",     "target.ready",     "target.go",      "target.go-noted",
+    "target.run",      "target.run-noted", "target.running", "disk.read",        "disk.write",     "disk.flush",
+    "journal.write",
 };
 
 enum action { ACTION_KILL, ACTION_STOP, ACTION_SLEEP, ACTION_FAIL, ACTION_SHORT };

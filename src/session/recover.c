@@ -5,6 +5,7 @@
 #include "base/fdio.h"
 #include "base/log.h"
 #include "hv/hv-recover.h"
+#include "mirror/volume-left.h"
 #include "session/ask.h"
 #include "session/job.h"
 
@@ -124,6 +125,20 @@ static int start_anew(const struct journal_entry *e, struct err *err)
     return hv_recover_start(e->kind, e->name, config, paths, e->volume_count, err);
 }
 
+/* The guest has moved: its disks here are an old copy, which may be reused when it comes back. */
+static void mark_disks(const struct journal_entry *e)
+{
+    const json_t *disks = json_object_get(e->guest, "disks");
+    struct err late;
+
+    for (unsigned int i = 0; i < e->volume_count; i++) {
+        bool read_only = json_is_true(json_object_get(json_array_get(disks, i), "read_only"));
+
+        if (!read_only && e->volumes[i].path[0] == '/' && volume_left_mark(e->volumes[i].path, e->uuid, &late) < 0)
+            log_info(AREA, "%s", late.text);
+    }
+}
+
 static int undo(struct journal *j, struct err *err)
 {
     const struct journal_entry *e = &j->entry;
@@ -200,7 +215,10 @@ static int act(struct run *run, enum recover_action action, struct err *err)
     case RECOVER_RESUME:
         return hv_recover_resume(e->kind, e->name, e->uuid, err);
     case RECOVER_DESTROY_ASIDE:
-        return hv_recover_destroy_aside(e->kind, e->name, e->uuid, err);
+        r = hv_recover_destroy_aside(e->kind, e->name, e->uuid, err);
+        if (r == 0)
+            mark_disks(e);
+        return r;
     case RECOVER_START_ANEW:
         if (e->side == JOURNAL_INCOMING) {
             r = hv_recover_destroy_incoming(e->kind, e->name, err);

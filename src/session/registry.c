@@ -112,13 +112,11 @@ static bool is_here(const struct registry *g, const char *session)
 
 bool registry_wait_gone(struct registry *g, const char *session, uint64_t timeout_ns)
 {
-    struct timespec until;
+    uint64_t until = clock_now() + timeout_ns;
     bool here;
 
-    (void)clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += (time_t)(timeout_ns / NS_PER_SEC);
     pthread_mutex_lock(&g->lock);
-    while ((here = is_here(g, session)) && pthread_cond_timedwait(&g->changed, &g->lock, &until) != ETIMEDOUT)
+    while ((here = is_here(g, session)) && clock_cond_wait(&g->changed, &g->lock, until) != ETIMEDOUT)
         ;
     pthread_mutex_unlock(&g->lock);
     return !here;

@@ -19,8 +19,8 @@
 #define AREA               "session.server"
 #define HANDSHAKE_TIMEOUT  (10 * NS_PER_SEC)
 #define HELLO_MAX          4096u
-#define RECOVER_EVERY      30 /* seconds */
-#define RECOVER_AGAIN      5  /* while something waits for its end */
+#define RECOVER_EVERY      (30 * NS_PER_SEC)
+#define RECOVER_AGAIN      (5 * NS_PER_SEC) /* while something waits for its end */
 #define SESSION_LEN        32u
 
 struct server {
@@ -76,6 +76,7 @@ static int check_session(const char *session, struct err *err)
 struct place {
     struct server *s;
     bool taken;
+    bool used; /* it was taken once */
 };
 
 static int take_place(void *data, enum target_place what, struct err *err)
@@ -93,6 +94,7 @@ static int take_place(void *data, enum target_place what, struct err *err)
     if (r == 0) {
         p->s->migrations = p->s->migrations + take - p->taken;
         p->taken = take;
+        p->used |= take;
     }
     pthread_mutex_unlock(&p->s->lock);
     return r;
@@ -130,7 +132,8 @@ static void serve_target(struct server *s, struct target *t, const char *peer)
     }
     emit(s, r == 0 ? "arrived" : "failed", target_guest(t), peer, r == 0 ? NULL : err.text);
     target_destroy(t);
-    note_end(s, r, &err);
+    if (place.used)
+        note_end(s, r, &err);
 }
 
 /* Takes the connection over. */
@@ -341,16 +344,15 @@ static void *recoverer_thread(void *data)
 
     pthread_mutex_lock(&s->lock);
     while (!s->stopping) {
-        struct timespec until;
         unsigned int waiting;
+        uint64_t until;
 
         pthread_mutex_unlock(&s->lock);
         waiting = recover(s, true, true);
         s->recovered_once = true;
-        (void)clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec += waiting ? RECOVER_AGAIN : RECOVER_EVERY;
+        until = clock_now() + (waiting ? RECOVER_AGAIN : RECOVER_EVERY);
         pthread_mutex_lock(&s->lock);
-        while (!s->stopping && pthread_cond_timedwait(&s->changed, &s->lock, &until) != ETIMEDOUT)
+        while (!s->stopping && clock_cond_wait(&s->changed, &s->lock, until) != ETIMEDOUT)
             ;
     }
     pthread_mutex_unlock(&s->lock);

@@ -87,16 +87,15 @@ static void *flusher_thread(void *data)
 
     pthread_mutex_lock(&t->lock);
     while (!t->flusher_stop) {
-        struct timespec until;
+        uint64_t until;
 
         pthread_mutex_unlock(&t->lock);
         if (flush(t, &err) < 0 && !t->flush_failure.code) /* the kernel says it once: it must not be lost */
             t->flush_failure = err;
-        (void)clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec++;
+        until = clock_now() + NS_PER_SEC;
         pthread_mutex_lock(&t->lock);
         if (!t->flusher_stop)
-            (void)pthread_cond_timedwait(&t->left, &t->lock, &until);
+            (void)clock_cond_wait(&t->left, &t->lock, until);
     }
     pthread_mutex_unlock(&t->lock);
     return NULL;

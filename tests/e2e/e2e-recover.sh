@@ -66,6 +66,11 @@ only() {
     guest_runs "$1" g && on "$1" guest verify g && guest_away $other g && guest_away $other g--moved && guest_away $other g--incoming
 }
 
+# marked HOST FILE: --reuse takes it without its name.
+marked() {
+    python3 -c 'import os, sys; sys.exit("user.xmotion.left" not in os.listxattr(sys.argv[1]))' "$WORK/$1/sr/$2"
+}
+
 test_begin
 needs_fault_points
 has_option send --reconnect-for || skip 'this xmotion does not recover'
@@ -83,6 +88,7 @@ link b back > /dev/null
 check 'asked again, the peer settles it' recovers
 check 'exactly one guest' only b
 
+check 'the disk that it left is known as its old copy' marked a g.img
 must 'another guest' again b
 must 'undecided again' undecided sent
 check 'a person says that it is there' on a recover "$(session)" --guest-is-there
