@@ -23,7 +23,8 @@ static bool is_text(const json_t *json, const char *key, const char *value)
     return text && strcmp(text, value) == 0;
 }
 
-/* The guest that is listed as `name` and `suffix`, when it is the one that is meant (`uuid` NULL: any). -ENOENT: it is not. */
+/* The guest that is listed as `name` and `suffix`, when it is the one that is meant (`uuid` NULL: any). -ENOENT: it is not. It may have
+ * changed its name since it was asked: what a mover that died had told it before is done first. */
 static int look(const char *name, const char *suffix, const char *uuid, json_t **ret, struct err *err)
 {
     char listed[HV_NAME_MAX];
@@ -35,7 +36,7 @@ static int look(const char *name, const char *suffix, const char *uuid, json_t *
         return err_set(err, -ENOENT, "guest '%s' has just ended", listed);
     if (r < 0)
         return r;
-    if (is_text(*ret, "own_name", name) && (!uuid || is_text(*ret, "uuid", uuid)))
+    if (is_text(*ret, "name", listed) && is_text(*ret, "own_name", name) && (!uuid || is_text(*ret, "uuid", uuid)))
         return 0;
     json_decref(*ret);
     *ret = NULL;
@@ -74,19 +75,28 @@ static int is_there(const char *name, const char *suffix, const char *uuid, bool
     return r == -ENOENT ? 0 : r;
 }
 
-static int proc_find(struct hv_found *ret, const char *name, const char *uuid, struct err *err)
+/* In the order in which it changes its name. */
+static int find_once(struct hv_found *ret, const char *name, const char *uuid, struct err *err)
 {
     char state[20] = "";
     bool here = false;
-    int r = is_there(name, "", uuid, &here, state, err);
+    int r = is_there(name, PROC_INCOMING, uuid, &ret->incoming, NULL, err);
 
     if (r == 0)
-        r = is_there(name, PROC_MOVED, uuid, &ret->aside, NULL, err);
+        r = is_there(name, "", uuid, &here, state, err);
     if (r == 0)
-        r = is_there(name, PROC_INCOMING, uuid, &ret->incoming, NULL, err);
+        r = is_there(name, PROC_MOVED, uuid, &ret->aside, NULL, err);
     ret->still = here && strcmp(state, proc_state_name(PROC_SUSPENDED)) == 0;
     ret->running = here && !ret->still;
     return r;
+}
+
+/* One that took its own name back while it was looked for is found the second time: nobody tells it anything more. */
+static int proc_find(struct hv_found *ret, const char *name, const char *uuid, struct err *err)
+{
+    int r = find_once(ret, name, uuid, err);
+
+    return r < 0 || ret->running || ret->still || ret->aside || ret->incoming ? r : find_once(ret, name, uuid, err);
 }
 
 static int command_at(const char *name, const char *suffix, const char *command, struct err *err)
@@ -97,7 +107,7 @@ static int command_at(const char *name, const char *suffix, const char *command,
 
     listed_as(listed, name, suffix);
     r = proc_name_connect(listed, &sock, err);
-    return r < 0 ? r : proc_client_command(sock, command, NULL, NULL, err);
+    return r < 0 ? r : proc_client_call(sock, json_pack("{s:s, s:s}", "command", command, "listed", listed), NULL, NULL, err);
 }
 
 static int proc_resume(const char *name, const char *uuid, struct err *err)
@@ -127,13 +137,15 @@ static int proc_destroy_aside(const char *name, const char *uuid, struct err *er
     return command_at(name, PROC_MOVED, "destroy", err);
 }
 
-/* It ends by itself when its receiver is gone. */
+/* It ends by itself when its receiver is gone, perhaps just now. */
 static int proc_destroy_incoming(const char *name, struct err *err)
 {
     bool there = false;
     int r = is_there(name, PROC_INCOMING, NULL, &there, NULL, err);
 
-    return r == 0 && there ? command_at(name, PROC_INCOMING, "destroy", err) : r;
+    if (r == 0 && there)
+        r = command_at(name, PROC_INCOMING, "destroy", err);
+    return r == -ENOENT || r == -ECONNRESET ? 0 : r;
 }
 
 static int check_absent(const char *name, struct err *err)

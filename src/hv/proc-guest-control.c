@@ -298,6 +298,7 @@ static int dispatch(struct proc_guest *g, int client, const json_t *request, str
                     struct err *err)
 {
     const char *name = json_string_value(json_object_get(request, "command"));
+    const char *listed = json_string_value(json_object_get(request, "listed"));
     const struct command *c = find_command(name);
 
     if (!c)
@@ -306,6 +307,8 @@ static int dispatch(struct proc_guest *g, int client, const json_t *request, str
     if ((c->who == MOVER && client != g->mover) ||
         (c->who == MOVER_IF_ANY && g->mover >= 0 && client != g->mover))
         return err_set(err, -EBUSY, "only who moves the guest may say '%s'", name);
+    if (listed && strcmp(listed, g->listed) != 0) /* "destroy" is meant for what never ran, "resume" for what stands still */
+        return err_set(err, -ESTALE, "the guest is listed as '%s' now", g->listed);
     return c->run(g, client, request, a, err);
 }
 

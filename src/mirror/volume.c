@@ -3,16 +3,19 @@
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "mirror/blockdev.h"
 
 #include <ctype.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
 
 #define SESSION_XATTR "user.xmotion.session"
+#define IN_USE_WAIT   (10 * NS_PER_SEC)
 
 static bool name_char(char c)
 {
@@ -138,6 +141,17 @@ static int file_reopen(const struct volume *v, const char *session, struct err *
     return 0;
 }
 
+/* Whether anybody has the file open, the kernel too: only then a lease is refused with EAGAIN. File systems without leases cannot tell. */
+static bool is_open(const char *path)
+{
+    CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+    if (fd < 0)
+        return false;
+    (void)fcntl(fd, F_SETSIG, SIGURG); /* whoever opens it just now breaks the lease: SIGIO would end us */
+    return fcntl(fd, F_SETLEASE, F_WRLCK) < 0 && errno == EAGAIN;
+}
+
 static int file_remove(const char *path, const char *session, struct err *err)
 {
     struct stat st;
@@ -147,6 +161,11 @@ static int file_remove(const char *path, const char *session, struct err *err)
     /* An empty one without a mark: who made it ended before he could mark it. */
     if (!S_ISREG(st.st_mode) || !(is_marked(path, session) || (st.st_size == 0 && is_unmarked(path))))
         return 0;
+    /* The server of a guest that was destroyed may still be at its end; a guest that runs never gives it up. */
+    for (uint64_t give_up = clock_now() + IN_USE_WAIT; is_open(path); clock_sleep(20 * NS_PER_MS)) {
+        if (clock_now() >= give_up)
+            return err_set(err, -EBUSY, "%s was made for a migration that is undone, but a process has it open: it is not removed", path);
+    }
     if (unlink(path) < 0 && errno != ENOENT)
         return err_errno(err, -errno, "removing %s", path);
     return 0;

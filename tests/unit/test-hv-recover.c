@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What is left of an embedded guest after a crash, and what brings it back; and moves that begin anew in the same process. */
 #include "hv/hv-recover.h"
+#include "hv/proc-guest-priv.h"
 #include "proc-pair.h"
 
 #define OTHER_UUID "00000000-0000-4000-8000-000000000000"
@@ -219,6 +220,93 @@ START_TEST(copy_of_a_dead_receiver_is_gone)
 }
 END_TEST
 
+static pid_t pid_of(const char *listed)
+{
+    json_t *answer;
+    pid_t pid;
+
+    ok(proc_guest_describe(listed, &answer, &err));
+    pid = (pid_t)json_integer_value(json_object_get(answer, "pid"));
+    json_decref(answer);
+    return pid;
+}
+
+static void child_says(int fd)
+{
+    ck_assert_int_eq(write(fd, "", 1), 1);
+}
+
+static void child_hears(int fd)
+{
+    char octet;
+
+    ck_assert_int_eq(read(fd, &octet, 1), 1);
+}
+
+/* Its last word was "run". It is taken after recovery has begun to look for a guest that is not yet one. */
+START_TEST(copy_that_a_dead_receiver_let_go_is_a_guest)
+{
+    int ready[2], go[2];
+    pid_t child, incoming, waker;
+    uint64_t ns;
+
+    begin_known();
+    source->ops->close(source);
+    ck_assert(pipe(ready) == 0 && pipe(go) == 0);
+    child = fork();
+    if (child == 0) {
+        open_source();
+        move();
+        ok(source->ops->set_aside(source, &err));
+        child_says(ready[1]);
+        child_hears(go[0]);
+        (void)target->ops->run(target, &ns, NULL);
+        _exit(0);
+    }
+    child_hears(ready[0]);
+    at_host('B');
+    incoming = pid_of(NAME "--incoming");
+    ck_assert_int_eq(kill(incoming, SIGSTOP), 0);
+    child_says(go[1]);
+    clock_sleep(100 * NS_PER_MS);
+    ck_assert_int_eq(kill(child, SIGKILL), 0);
+    ck_assert_int_eq(waitpid(child, NULL, 0), child);
+    waker = fork();
+    if (waker == 0) {
+        clock_sleep(200 * NS_PER_MS);
+        _exit(kill(incoming, SIGCONT) != 0);
+    }
+    found("r");
+    ck_assert_int_eq(waitpid(waker, NULL, 0), waker);
+    ok(hv_recover_destroy_incoming("proc", NAME, &err));
+    found("r");
+    wait_work(100, 1);
+    whole();
+    ok(proc_guest_destroy(NAME, &err));
+    at_host('A');
+    ok(hv_recover_destroy_aside("proc", NAME, uuid, &err));
+    end();
+}
+END_TEST
+
+/* Who looked at it under another name meant another state of it. */
+START_TEST(command_for_another_name_is_refused)
+{
+    json_t *answer = NULL;
+    int sock;
+
+    begin_known();
+    source->ops->close(source);
+    ok(proc_name_connect(NAME, &sock, &err));
+    ck_assert_int_eq(proc_client_call(sock, json_pack("{s:s, s:s}", "command", "destroy", "listed", NAME "--incoming"), &answer, NULL,
+                                      &err), -ESTALE);
+    ok(close(sock));
+    found("r");
+    ok(proc_guest_destroy(NAME, &err));
+    end();
+}
+END_TEST
+
 static uint64_t pages_in(uint64_t ns)
 {
     uint64_t before = stat_of("pages_dirtied");
@@ -273,6 +361,8 @@ int main(int argc, char **argv)
                                   guest_starts_anew_from_its_disks,
                                   memory_begins_anew,
                                   copy_of_a_dead_receiver_is_gone,
+                                  copy_that_a_dead_receiver_let_go_is_a_guest,
+                                  command_for_another_name_is_refused,
                                   guest_is_slowed_down,
                                   other_kinds};
 

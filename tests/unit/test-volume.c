@@ -2,6 +2,7 @@
 /* Where disks are put at the target: what is made, what is refused, and above all what is never removed. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/zero.h"
 #include "mirror/blockdev.h"
 #include "mirror/volume.h"
@@ -227,6 +228,51 @@ START_TEST(own_file_is_removed)
     ck_assert_int_eq(volume_remove(&v, OURS, &err), 0);
     ck_assert(!is_there(&v));
     ck_assert_int_eq(volume_remove(&v, OURS, &err), 0); /* is gone already */
+    temp_dir_remove();
+}
+END_TEST
+
+static void *close_later(void *fd)
+{
+    clock_sleep(300 * NS_PER_MS);
+    ck_assert_int_eq(close(*(int *)fd), 0);
+    return NULL;
+}
+
+/* The server of a guest that was just destroyed closes it soon; one that somebody uses stays, whoever's mark it bears. */
+START_TEST(open_file_is_waited_for)
+{
+    uint64_t begin;
+    pthread_t closer;
+    struct volume v;
+    int fd;
+
+    temp_dir_make();
+    sr_make(temp_dir);
+    v = create("disk");
+    fd = open(v.path, O_RDWR | O_CLOEXEC);
+    begin = clock_now();
+    ck_assert_int_eq(pthread_create(&closer, NULL, close_later, &fd), 0);
+    ck_assert_int_eq(volume_remove(&v, OURS, &err), 0);
+    ck_assert(!is_there(&v));
+    ck_assert_uint_ge(clock_now() - begin, 300 * NS_PER_MS);
+    ck_assert_int_eq(pthread_join(closer, NULL), 0);
+    temp_dir_remove();
+}
+END_TEST
+
+START_TEST(file_in_use_stays)
+{
+    struct volume v;
+    int fd;
+
+    temp_dir_make();
+    sr_make(temp_dir);
+    v = create("disk");
+    fd = open(v.path, O_RDONLY | O_CLOEXEC);
+    ck_assert_int_eq(volume_remove(&v, OURS, &err), -EBUSY);
+    ck_assert(is_there(&v) && strstr(err.text, "has it open") && strstr(err.text, v.path));
+    ck_assert_int_eq(close(fd), 0);
     temp_dir_remove();
 }
 END_TEST
@@ -543,7 +589,7 @@ END_TEST
 
 UNIT_MAIN("volume", srs, no_srs, safe_names, long_names_are_cut, plans, created_file_is_of_exact_size_and_zero,
           what_is_there_is_not_made_again, impossible_size_leaves_nothing, folder_that_is_not_there,
-          own_file_is_removed, file_of_another_migration_stays, file_without_a_mark_stays,
+          own_file_is_removed, open_file_is_waited_for, file_in_use_stays, file_of_another_migration_stays, file_without_a_mark_stays,
           file_with_a_strange_mark_stays, empty_file_without_a_mark_is_removed, own_file_is_reopened,
           own_lv_is_reopened, existing_one_stays, full_folder_is_told_with_both_figures,
           full_file_system_ends_writing, file_system_without_attributes, adopted_one_is_zeroed, adopted_one_is_kept,
