@@ -154,6 +154,16 @@ int file_read(const char *path, size_t max, char **ret_data, size_t *ret_len)
     return 0;
 }
 
+int file_touch(const char *path)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+    if (fd < 0)
+        return -errno;
+    (void)close(fd);
+    return 0;
+}
+
 int dir_make(const char *path)
 {
     char copy[PATH_MAX];

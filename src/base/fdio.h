@@ -20,6 +20,9 @@ int file_replace(const char *path, const void *data, size_t len);
  * freed by the caller. -EFBIG when it is longer. */
 int file_read(const char *path, size_t max, char **ret_data, size_t *ret_len);
 
+/* Makes an empty file of mode 0600, unless it is there. */
+int file_touch(const char *path);
+
 /* mkdir -p with mode 0700 for what is made. */
 int dir_make(const char *path);
 

@@ -259,9 +259,9 @@ static int target_memory_begin(struct hv_target *t, const char *const *disk_path
     return err_set(err, -ENOTSUP, "a disk has no memory");
 }
 
-static int target_go(struct hv_target *t, uint64_t *ret_ns, struct err *err)
+static int target_go(struct hv_target *t, const char *mark, uint64_t *ret_ns, struct err *err)
 {
-    (void)t, (void)err;
+    (void)t, (void)mark, (void)err;
     *ret_ns = 0;
     return 0;
 }
@@ -269,7 +269,7 @@ static int target_go(struct hv_target *t, uint64_t *ret_ns, struct err *err)
 static int target_settle(struct hv_target *t, uint64_t timeout_ns, uint64_t *ret_ns, struct err *err)
 {
     (void)timeout_ns;
-    return target_go(t, ret_ns, err);
+    return target_go(t, NULL, ret_ns, err);
 }
 
 static void target_close(struct hv_target *t)

@@ -141,11 +141,11 @@ static int target_settle(struct hv_target *t, uint64_t timeout_ns, uint64_t *ret
     return 0;
 }
 
-static int target_run(struct hv_target *t, uint64_t *ret_ns, struct err *err)
+static int target_run(struct hv_target *t, const char *mark, uint64_t *ret_ns, struct err *err)
 {
     struct proc_target *p = target_of(t);
     uint64_t begin = clock_now();
-    int r = proc_link_command(&p->link, "run", NULL, NULL, err);
+    int r = proc_client_call(p->link.sock, json_pack("{s:s, s:s*}", "command", "run", "mark", mark), NULL, NULL, err);
 
     *ret_ns = clock_now() - begin;
     if (r == 0)

@@ -313,13 +313,13 @@ static int target_memory_complete(struct hv_target *t, struct err *err)
     return 0;
 }
 
-static int target_run(struct hv_target *t, uint64_t *ret_ns, struct err *err)
+static int target_run(struct hv_target *t, const char *mark, uint64_t *ret_ns, struct err *err)
 {
     json_t *answer = NULL;
     int rc;
 
     target_of(t)->run_asked = true; /* the guest may run also if the answer is lost */
-    rc = agent_link_ask(&target_of(t)->link, json_pack("{s:s}", "do", "run"), -1, CHANGE_MS,
+    rc = agent_link_ask(&target_of(t)->link, json_pack("{s:s, s:s*}", "do", "run", "mark", mark), -1, CHANGE_MS,
                         &answer, err);
     *ret_ns = (uint64_t)json_integer_value(json_object_get(answer, "ns"));
     json_decref(answer);

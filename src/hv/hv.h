@@ -126,8 +126,9 @@ struct hv_target_ops {
     int (*memory_begin)(struct hv_target *t, const char *const *disk_paths, int *ret_fd, uint8_t **ret_memory,
                         struct err *err);
     int (*memory_complete)(struct hv_target *t, struct err *err);
-    /* GO: takes its real name and runs. *ret_ns: how long that took. */
-    int (*run)(struct hv_target *t, uint64_t *ret_ns, struct err *err);
+    /* GO: takes its real name, makes the empty file `mark` (its folder is there; NULL none), and runs. So without the mark it never
+     * ran, whoever died meanwhile. *ret_ns: how long that took. */
+    int (*run)(struct hv_target *t, const char *mark, uint64_t *ret_ns, struct err *err);
     /* After run: waits until the guest has connected its devices again, so that its clients reach it; *ret_ns: how long that
      * took since run. -ETIMEDOUT after `timeout_ns` (the guest runs all the same). */
     int (*settle)(struct hv_target *t, uint64_t timeout_ns, uint64_t *ret_ns, struct err *err);

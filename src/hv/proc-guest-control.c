@@ -261,7 +261,7 @@ static int run_go(struct proc_guest *g, int client, const json_t *request, struc
                   struct err *err)
 {
     uint64_t begin = clock_now();
-    int r = proc_guest_go(g, err);
+    int r = proc_guest_go(g, json_string_value(json_object_get(request, "mark")), err);
 
     put_number(a, "ns", clock_now() - begin);
     if (r == 0)

@@ -117,7 +117,7 @@ void proc_guest_finish(struct proc_guest *g);
 int proc_guest_create(struct proc_guest *g, const struct proc_guest_config *config, struct err *err);
 int proc_guest_build(struct proc_guest *g, const struct hv_guest *guest, const char *const *paths, struct err *err);
 int proc_guest_complete(struct proc_guest *g, struct err *err);
-int proc_guest_go(struct proc_guest *g, struct err *err);
+int proc_guest_go(struct proc_guest *g, const char *mark, struct err *err);
 /* As a host's restart does: RAM is new, the disks' log goes on from what they hold. `config` is describe's. */
 int proc_guest_start_anew(struct proc_guest *g, const char *name, const json_t *config, const char *const *paths,
                           unsigned int count, struct err *err);

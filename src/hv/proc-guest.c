@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/fdio.h"
 #include "base/log.h"
 
 #include <assert.h>
@@ -261,13 +262,15 @@ static int change_name(struct proc_guest *g, const char *name, struct err *err)
 }
 
 /* From here on this is the guest. */
-int proc_guest_go(struct proc_guest *g, struct err *err)
+int proc_guest_go(struct proc_guest *g, const char *mark, struct err *err)
 {
     int r;
 
     if (g->state != PROC_BUILT)
         return err_set(err, -EINVAL, "the guest is %s", proc_state_name(g->state));
     r = change_name(g, g->name, err);
+    if (r == 0 && mark && (r = file_touch(mark)) < 0)
+        r = err_errno(err, r, "making %s", mark);
     if (r == 0)
         r = let_run(g, err);
     if (r == 0)

@@ -9,7 +9,6 @@
 #include "session/ask.h"
 #include "session/job.h"
 
-#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,50 +29,50 @@ struct run {
 
 /* -- the mark of a guest that was let go -- */
 
-static int released_path(char *ret, size_t size, const char *session, struct err *err)
+static int path_of(char ret[RECOVER_PATH_MAX], const char *session, struct err *err)
 {
     char dir[PATH_MAX];
     int r = job_run_dir(dir, sizeof(dir), err);
 
     if (r < 0)
         return r;
-    if (snprintf(ret, size, "%s/released%s%s", dir, session ? "/" : "", session ? session : "") >= (int)size)
+    if (snprintf(ret, RECOVER_PATH_MAX, "%s/released%s%s", dir, session ? "/" : "", session ? session : "") >= RECOVER_PATH_MAX)
         return err_set(err, -ENAMETOOLONG, "the run folder's path is too long: %.100s", dir);
     return 0;
 }
 
-int recover_mark_released(const char *session, struct err *err)
+int recover_released_path(char ret[RECOVER_PATH_MAX], const char *session, struct err *err)
 {
-    char path[PATH_MAX + 64];
-    int r = released_path(path, sizeof(path), NULL, err);
-    int fd;
+    int r = path_of(ret, NULL, err);
 
-    if (r == 0 && (r = dir_make(path)) < 0)
-        return err_errno(err, r, "making the folder %s", path);
-    if (r == 0)
-        r = released_path(path, sizeof(path), session, err);
-    if (r < 0)
-        return r;
-    fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0)
-        return err_errno(err, -errno, "making %s", path);
-    (void)close(fd);
-    return 0;
+    if (r == 0 && (r = dir_make(ret)) < 0)
+        return err_errno(err, r, "making the folder %s", ret);
+    return r < 0 ? r : path_of(ret, session, err);
+}
+
+static int mark_released(const char *session, struct err *err)
+{
+    char path[RECOVER_PATH_MAX];
+    int r = recover_released_path(path, session, err);
+
+    if (r == 0 && (r = file_touch(path)) < 0)
+        return err_errno(err, r, "making %s", path);
+    return r;
 }
 
 void recover_unmark_released(const char *session)
 {
-    char path[PATH_MAX + 64];
+    char path[RECOVER_PATH_MAX];
 
-    if (released_path(path, sizeof(path), session, NULL) == 0)
+    if (path_of(path, session, NULL) == 0)
         (void)unlink(path);
 }
 
 static bool was_released(const char *session)
 {
-    char path[PATH_MAX + 64];
+    char path[RECOVER_PATH_MAX];
 
-    return released_path(path, sizeof(path), session, NULL) == 0 && access(path, F_OK) == 0;
+    return path_of(path, session, NULL) == 0 && access(path, F_OK) == 0;
 }
 
 /* -- what is here -- */
@@ -188,7 +187,7 @@ static int note_phase(struct run *run, int phase, struct err *err)
 
 static int run_incoming(const struct journal_entry *e, struct err *err)
 {
-    int r = recover_mark_released(e->session, err);
+    int r = mark_released(e->session, err);
 
     return r == 0 ? hv_recover_resume(e->kind, e->name, e->uuid, err) : r;
 }
@@ -223,7 +222,7 @@ static int act(struct run *run, enum recover_action action, struct err *err)
         if (e->side == JOURNAL_INCOMING) {
             r = hv_recover_destroy_incoming(e->kind, e->name, err);
             if (r == 0)
-                r = recover_mark_released(e->session, err);
+                r = mark_released(e->session, err);
         }
         return r == 0 ? start_anew(e, err) : r;
     case RECOVER_NOTE_BEGUN:

@@ -228,9 +228,12 @@ static void unmark_disks(struct target *t)
 static int run(struct target *t, uint64_t *ret_ns, struct err *err)
 {
     struct hv_found found = {0};
+    char mark[RECOVER_PATH_MAX];
     struct err look;
-    int r = t->hv->ops->run(t->hv, ret_ns, err);
+    int r = recover_released_path(mark, target_session(t), err);
 
+    if (r == 0)
+        r = t->hv->ops->run(t->hv, mark, ret_ns, err);
     if (r == 0 || !conn_error_is_drop(r))
         return r;
     if (hv_recover_find(&found, t->guest.kind, t->guest.name, t->guest.uuid, &look) == 0 && found.running)
@@ -254,8 +257,6 @@ static int go(struct target *t, struct err *err)
     r = journal_advance(&t->journal, INCOMING_GO, err);
     if (r == 0)
         r = fault_point("target.go-noted", err);
-    if (r == 0)
-        r = recover_mark_released(target_session(t), err);
     if (r == 0)
         r = run(t, &run_ns, err);
     if (r < 0)

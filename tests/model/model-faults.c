@@ -79,7 +79,7 @@ static void kills(const struct model *m, struct sink *sink)
         fault(sink, "FAULT: the target's agent is killed", &n);
     }
     /* It has let the guest run, and dies before it can say so. */
-    if (m->t_agent == AGENT_HELD && m->t_command && m->t_guest == GUEST_STILL) {
+    if (m->t_agent == AGENT_HELD && m->t_command && m->t_guest == GUEST_STILL && m->t_released) {
         n = *m;
         target_runs(&n);
         n.t_agent = AGENT_UNHEARD;

@@ -67,6 +67,7 @@ static bool act(struct model *n, enum recover_action action)
     switch (action) {
     case RECOVER_START_ANEW:
     case RECOVER_RUN:
+        n->t_released = 1;
         target_runs(n);
         break;
     case RECOVER_NOTE_LEFT:

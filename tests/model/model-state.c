@@ -275,7 +275,6 @@ static const char *const t_names[T_PC_COUNT] = {
     [T_PREPARED] = "notes prepared",
     [T_SERVE] = "serves",
     [T_GO_NOTE] = "notes go",
-    [T_RELEASE] = "marks released",
     [T_RUN] = "tells the agent to run",
     [T_RAN] = "waits for the agent",
     [T_RUN_NOTE] = "notes run",

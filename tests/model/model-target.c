@@ -23,7 +23,7 @@ static void obey(struct model *n, enum switchover_event event)
         n->t_pc = T_UNDO_NOTE;
         break;
     case SW_RUN:
-        n->t_pc = broken_rule == BREAK_RUN_BEFORE_GO_NOTED ? T_RELEASE : T_GO_NOTE;
+        n->t_pc = broken_rule == BREAK_RUN_BEFORE_GO_NOTED ? T_RUN : T_GO_NOTE;
         break;
     default:
         break;
@@ -171,13 +171,8 @@ static void go(const struct model *m, struct sink *sink)
     switch (m->t_pc) {
     case T_GO_NOTE:
         note_incoming(&n, INCOMING_GO);
-        n.t_pc = early ? T_RUN_NOTE : T_RELEASE;
+        n.t_pc = early ? T_RUN_NOTE : T_RUN;
         model_emit(sink, EDGE_STEP, "receiver: notes go", &n);
-        break;
-    case T_RELEASE:
-        n.t_released = 1;
-        n.t_pc = T_RUN;
-        model_emit(sink, EDGE_STEP, "receiver: marks the guest as released", &n);
         break;
     case T_RUN:
         n.t_command = m->t_agent == AGENT_HELD;
@@ -359,6 +354,9 @@ static void agent(const struct model *m, struct sink *sink)
     if (m->t_command && m->t_guest == GUEST_BUILT) {
         n.t_guest = GUEST_STILL;
         model_emit(sink, EDGE_STEP, "target's agent: gives the guest its name", &n);
+    } else if (m->t_command && m->t_guest == GUEST_STILL && !m->t_released) {
+        n.t_released = 1;
+        model_emit(sink, EDGE_STEP, "target's agent: marks the guest as released", &n);
     } else if (m->t_command && m->t_guest == GUEST_STILL) {
         target_runs(&n);
         n.t_command = 0;

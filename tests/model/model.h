@@ -54,7 +54,6 @@ enum {
     T_PREPARED,
     T_SERVE, /* waits */
     T_GO_NOTE,
-    T_RELEASE,
     T_RUN,
     T_RAN, /* waits for the agent */
     T_RUN_NOTE,

@@ -188,7 +188,7 @@ START_TEST(memory_begins_anew)
     copy_all();
     ok(source->ops->set_aside(source, &err));
     at_host('B');
-    ok(target->ops->run(target, &ns, &err));
+    ok(target->ops->run(target, NULL, &ns, &err));
     target->ops->close(target);
     wait_work(100, 1);
     whole();
@@ -260,7 +260,7 @@ START_TEST(copy_that_a_dead_receiver_let_go_is_a_guest)
         ok(source->ops->set_aside(source, &err));
         child_says(ready[1]);
         child_hears(go[0]);
-        (void)target->ops->run(target, &ns, NULL);
+        (void)target->ops->run(target, NULL, &ns, NULL);
         _exit(0);
     }
     child_hears(ready[0]);

@@ -229,7 +229,7 @@ START_TEST(a_target_takes_its_name_and_disks)
     ck_assert_int_eq(hv_target_open_xen(&t, s->ops->guest(s), NULL), 0);
     ck_assert_int_eq(t->ops->check(t, NULL), 0);
     ck_assert_int_eq(t->ops->memory_begin(t, paths, &fd, NULL, NULL), 0);
-    ck_assert_int_eq(t->ops->run(t, &ns, NULL), 0);
+    ck_assert_int_eq(t->ops->run(t, NULL, &ns, NULL), 0);
     close(fd);
     t->ops->close(t);
     s->ops->close(s);

@@ -15,7 +15,7 @@ START_TEST(guest_moves)
     move();
     ok(source->ops->set_aside(source, &err));
     at_host('B');
-    ok(target->ops->run(target, &ns, &err));
+    ok(target->ops->run(target, NULL, &ns, &err));
     destroy_source();
     target->ops->close(target);
     ck_assert_uint_ge(stat_of("pages_dirtied"), dirtied);
@@ -48,7 +48,7 @@ START_TEST(damage_is_found_at_the_target)
             break;
         }
     at_host('B');
-    ok(target->ops->run(target, &ns, &err));
+    ok(target->ops->run(target, NULL, &ns, &err));
     ck_assert_int_eq(proc_guest_verify(NAME, text, sizeof(text), &err), -EBADMSG);
     ck_assert(strstr(text, "RAM page") != NULL);
     ok(target->ops->destroy(target, &err));
@@ -207,7 +207,7 @@ START_TEST(clients_see_one_gap)
     ok(source->ops->set_aside(source, &err));
     at_host('B');
     clock_sleep(300 * NS_PER_MS);
-    ok(target->ops->run(target, &ns, &err));
+    ok(target->ops->run(target, NULL, &ns, &err));
     destroy_source();
     clock_sleep(300 * NS_PER_MS);
     __atomic_store_n(&stop_ping, 1, __ATOMIC_RELAXED);

@@ -374,7 +374,7 @@ static int run_target(int port, const char *const *disks)
     say_word(control, "built");
     order = hear(control);
     if (!strcmp(json_string_value(json_object_get(order, "say")), "go")) {
-        need(t->ops->run(t, &ns, &err), &err, "run");
+        need(t->ops->run(t, NULL, &ns, &err), &err, "run");
         say_word(control, "running");
         printf("run %.1f\n", (double)ns / 1e6);
     } else {

@@ -120,10 +120,10 @@ static int do_target_check(struct agent *a, const json_t *request, json_t *reply
     return rc;
 }
 
-static int do_run(struct agent *a, json_t *reply, struct err *err)
+static int do_run(struct agent *a, const json_t *request, json_t *reply, struct err *err)
 {
     uint64_t ns = 0;
-    int rc = xen_run(a, &ns, err);
+    int rc = xen_run(a, json_string_value(json_object_get(request, "mark")), &ns, err);
 
     json_object_set_new(reply, "ns", json_integer((json_int_t)ns));
     return rc;
@@ -191,7 +191,7 @@ static int do_request(struct agent *a, const char *what, const json_t *request, 
     if (!strcmp(what, "restore"))
         return xen_restore_begin(a, request, fd, err);
     if (!strcmp(what, "run"))
-        return do_run(a, reply, err);
+        return do_run(a, request, reply, err);
     if (!strcmp(what, "settle"))
         return do_settle(a, request, reply, err);
     if (!strcmp(what, "target-destroy"))

@@ -159,7 +159,7 @@ int xen_restore_begin(struct agent *a, const json_t *request, int *stream,
 void xen_restore_turn(struct agent *a);
 /* Waits until the guest that runs has connected its devices. */
 int xen_settle(struct agent *a, uint64_t timeout_ns, uint64_t *ret_ns, struct err *err);
-int xen_run(struct agent *a, uint64_t *ret_ns, struct err *err);
+int xen_run(struct agent *a, const char *mark, uint64_t *ret_ns, struct err *err);
 int xen_target_destroy(struct agent *a, struct err *err);
 /* a->config becomes what the request says ("name", "config", "paths"), checked: of a guest that is incoming, or that starts here. */
 int xen_adopt_config(struct agent *a, const json_t *request, bool incoming, struct err *err);

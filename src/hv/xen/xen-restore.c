@@ -7,6 +7,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/fdio.h"
 #include "hv/xen/xen-libxl.h"
 
 #include <assert.h>
@@ -257,7 +258,7 @@ static int take_name(struct agent *a, struct err *err)
     return rc ? err_libxl(err, -EIO, rc, "the guest cannot take its name") : 0;
 }
 
-int xen_run(struct agent *a, uint64_t *ret_ns, struct err *err)
+int xen_run(struct agent *a, const char *mark, uint64_t *ret_ns, struct err *err)
 {
     uint64_t begin = clock_now();
     int rc;
@@ -267,6 +268,8 @@ int xen_run(struct agent *a, uint64_t *ret_ns, struct err *err)
     if (a->restore.running || a->restore.rc || !domid_set(a) || stream_in >= 0)
         return err_set(err, -EBUSY, "the guest is not built yet");
     rc = take_name(a, err);
+    if (!rc && mark && (rc = file_touch(mark)))
+        rc = err_errno(err, rc, "making %s", mark);
     if (rc)
         return rc;
     libxl_complaint_clear();
