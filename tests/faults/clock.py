@@ -12,7 +12,8 @@ def preload(folder):
     shim = f"{folder}/clock-shim.so"
     if not os.path.exists(shim):
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", shim, SOURCE, "-ldl"], check=True)
-    return {"LD_PRELOAD": shim, "XMOTION_CLOCK": f"{folder}/clock"}
+    return {"LD_PRELOAD": shim, "XMOTION_CLOCK": f"{folder}/clock",
+            "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"}
 
 
 def jump(folder, seconds):

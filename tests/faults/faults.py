@@ -29,7 +29,6 @@ class Fault:
     slow = False  # mostly waits: runs beside others
     watch_every = 0.02
     send_options = ()
-    kills_receiver = False
     needs_small = False  # needs tmpfs of our own
     needs_options = ()  # of send
 
@@ -59,9 +58,8 @@ class Fault:
         return False
 
     def may_begin_anew(self, state):
-        """Whether the guest may lose its memory: a receiver that dies between the mark that it lets the guest run and doing so
-        leaves nobody who could know that it never ran, and it is started from its disks."""
-        return self.kills_receiver and state.name in ("go", "noted")
+        """Whether the guest may lose its memory."""
+        return False
 
     def environment(self, state):
         """(XMOTION_FAULT of the sender, of the receiver), or None."""
@@ -102,7 +100,6 @@ class KillSender(Fault):
 class KillReceiver(Fault):
     """Started again when `back` seconds have passed; None: only for recovery."""
 
-    kills_receiver = True
     back = 0.2
 
     def apply(self, cell):
@@ -116,7 +113,6 @@ class KillReceiver(Fault):
 
 
 class KillBoth(Fault):
-    kills_receiver = True
 
     def apply(self, cell):
         kill(cell.sender.pid)
@@ -337,9 +333,6 @@ class SelfKill(Point):
     """A fault point kills its process. A receiver comes back."""
 
     who = "near"
-
-    def may_begin_anew(self, state):
-        return self.who == "far" and state.name in ("go", "noted")
 
     def later(self, cell):
         if self.who == "near":
