@@ -9,7 +9,7 @@ struct hv_recover_ops {
     int (*find)(struct hv_found *ret, const char *name, const char *uuid, struct err *err);
     int (*resume)(const char *name, const char *uuid, struct err *err);
     int (*destroy_aside)(const char *name, const char *uuid, struct err *err);
-    int (*destroy_incoming)(const char *name, struct err *err);
+    int (*destroy_incoming)(const char *name, const char *uuid, struct err *err);
     int (*start)(const char *name, const json_t *config, const char *const *disk_paths, unsigned int disk_count,
                  struct err *err);
     int (*unthrottle)(const char *name, const char *uuid, struct err *err);

@@ -137,11 +137,11 @@ static int proc_destroy_aside(const char *name, const char *uuid, struct err *er
     return command_at(name, PROC_MOVED, "destroy", err);
 }
 
-/* It ends by itself when its receiver is gone, perhaps just now. */
-static int proc_destroy_incoming(const char *name, struct err *err)
+/* It ends by itself when its receiver is gone, perhaps just now; whatever its name is, as long as it has not run. */
+static int proc_destroy_incoming(const char *name, const char *uuid, struct err *err)
 {
     bool there = false;
-    int r = is_there(name, PROC_INCOMING, NULL, &there, NULL, err);
+    int r = is_there(name, PROC_INCOMING, uuid, &there, NULL, err);
 
     if (r == 0 && there)
         r = command_at(name, PROC_INCOMING, "destroy", err);

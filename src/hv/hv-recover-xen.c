@@ -52,9 +52,9 @@ static int xen_destroy_aside(const char *name, const char *uuid, struct err *err
     return ask(request_for("recover-destroy-aside", name, uuid), NULL, err);
 }
 
-static int xen_destroy_incoming(const char *name, struct err *err)
+static int xen_destroy_incoming(const char *name, const char *uuid, struct err *err)
 {
-    return ask(request_for("destroy-left", name, NULL), NULL, err);
+    return ask(request_for("destroy-left", name, uuid), NULL, err);
 }
 
 static int xen_start(const char *name, const json_t *config, const char *const *disk_paths,

@@ -17,9 +17,9 @@ static int none_act(const char *name, const char *uuid, struct err *err)
     return 0;
 }
 
-static int none_destroy_incoming(const char *name, struct err *err)
+static int none_destroy_incoming(const char *name, const char *uuid, struct err *err)
 {
-    (void)name, (void)err;
+    (void)name, (void)uuid, (void)err;
     return 0;
 }
 
@@ -78,12 +78,12 @@ int hv_recover_destroy_aside(const char *kind, const char *name, const char *uui
     return r < 0 ? r : ops->destroy_aside(name, uuid, err);
 }
 
-int hv_recover_destroy_incoming(const char *kind, const char *name, struct err *err)
+int hv_recover_destroy_incoming(const char *kind, const char *name, const char *uuid, struct err *err)
 {
     const struct hv_recover_ops *ops;
     int r = ops_of(kind, &ops, err);
 
-    return r < 0 ? r : ops->destroy_incoming(name, err);
+    return r < 0 ? r : ops->destroy_incoming(name, uuid, err);
 }
 
 int hv_recover_start(const char *kind, const char *name, const json_t *config,

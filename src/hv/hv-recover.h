@@ -29,8 +29,8 @@ int hv_recover_resume(const char *kind, const char *name, const char *uuid, stru
 /* Destroys NAME--moved, which must stand still (-EBUSY). 0 when there is none. */
 int hv_recover_destroy_aside(const char *kind, const char *name, const char *uuid, struct err *err);
 
-/* Destroys what was being built as NAME--incoming. 0 when there is none. */
-int hv_recover_destroy_incoming(const char *kind, const char *name, struct err *err);
+/* Destroys what was being built as NAME--incoming, and what took its own name but never ran. 0 when there is none. */
+int hv_recover_destroy_incoming(const char *kind, const char *name, const char *uuid, struct err *err);
 
 /* Starts it anew from its disks, as after a power loss of its host, with a monitor for its reboots. `config` is hv_guest.config;
  * `disk_paths` as the host's administrator knows them: hv_disk.label at the source, the volumes at the target, in the guest's order.

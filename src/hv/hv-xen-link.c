@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define AGENT_PROGRAM "xmotion-xen"
@@ -75,7 +76,6 @@ int agent_link_ask(struct agent_link *l, json_t *request, int fd, int timeout_ms
     int rc = l->lost ? err_set(err, -ECONNRESET, "the Xen agent is gone")
                      : agent_send(l->sock, request, fd, err);
 
-    json_decref(request);
     while (!rc) {
         rc = agent_recv(l->sock, timeout_ms, &answer, NULL, err);
         if (!rc && json_object_get(answer, "reply"))
@@ -83,8 +83,16 @@ int agent_link_ask(struct agent_link *l, json_t *request, int fd, int timeout_ms
         if (!rc)
             keep_event(l, answer);
     }
-    if (rc == -ECONNRESET)
+    if (!rc && !json_equal(json_object_get(answer, "reply"), json_object_get(request, "do"))) {
+        json_decref(answer);
+        rc = err_set(err, -EPROTO, "it answers what was not asked");
+    }
+    json_decref(request);
+    /* An answer that comes after all would be taken for the next one's: the agent hears that nobody waits any more. */
+    if (rc == -ECONNRESET || rc == -ETIMEDOUT || rc == -EPROTO) {
+        (void)shutdown(l->sock, SHUT_RDWR);
         l->lost = true;
+    }
     if (rc)
         return err_prefix(err, rc, "the Xen agent");
     rc = agent_error(answer, err);

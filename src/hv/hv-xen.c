@@ -32,6 +32,7 @@ struct xen_target {
     struct hv_target base;
     struct agent_link link;
     char name[HV_NAME_MAX];
+    char uuid[40];
     unsigned int disk_count;
     bool building, run_asked;
     json_t *config;
@@ -104,6 +105,7 @@ static int describe(struct xen_source *s, const char *guest, struct hv_guest *re
     if (!rc)
         (void)snprintf(s->domain, sizeof(s->domain), "%lld",
                        (long long)json_integer_value(json_object_get(answer, "domid")));
+    s->aside = s->aside || json_is_true(json_object_get(answer, "aside"));
     json_decref(answer);
     return rc;
 }
@@ -346,7 +348,7 @@ static int destroy_left(struct xen_target *t, struct err *err)
     rc = agent_link_open(&t->link, err);
     if (rc)
         return rc;
-    return agent_link_ask(&t->link, json_pack("{s:s,s:s}", "do", "destroy-left", "name", t->name),
+    return agent_link_ask(&t->link, json_pack("{s:s,s:s,s:s}", "do", "destroy-left", "name", t->name, "uuid", t->uuid),
                           -1, CHANGE_MS, NULL, err);
 }
 
@@ -404,6 +406,7 @@ int hv_target_open_xen(struct hv_target **ret, const struct hv_guest *guest, str
         return rc;
     }
     copy_text(t->name, sizeof(t->name), guest->name);
+    copy_text(t->uuid, sizeof(t->uuid), guest->uuid);
     t->disk_count = guest->disk_count;
     t->config = json_incref(guest->config);
     *ret = &t->base;

@@ -356,7 +356,9 @@ static int source_take(void *source, struct stream_work *work, struct err *err)
 
     (void)err;
     pthread_mutex_lock(&p->lock);
-    if (p->round) {
+    if (p->cancelled) {
+        found = false;
+    } else if (p->round) {
         found = batch_from_round(p, &b);
     } else {
         s = slot_take(p);

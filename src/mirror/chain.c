@@ -60,6 +60,15 @@ uint64_t chain_zeroes(const struct chain *c, uint32_t length)
     return length == WIRE_DISK_BLOCK_MAX ? c->zeroes_sum : sum_zeroes(length);
 }
 
+uint64_t chain_gaps(const struct chain *c)
+{
+    uint64_t gaps = 0;
+
+    for (uint64_t i = 0; i < c->count; i++)
+        gaps += c->links[i] == 0;
+    return gaps;
+}
+
 uint64_t chain_digest(const struct chain *c)
 {
     XXH3_state_t *state = XXH3_createState();

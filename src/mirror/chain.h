@@ -29,6 +29,9 @@ void chain_reset(struct chain *c);
 /* The checksum of a block of zeroes. */
 uint64_t chain_zeroes(const struct chain *c, uint32_t length);
 
+/* How many 64 KiB have been neither sent nor kept. */
+uint64_t chain_gaps(const struct chain *c);
+
 uint64_t chain_digest(const struct chain *c);
 
 #endif

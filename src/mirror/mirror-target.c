@@ -324,6 +324,11 @@ int mirror_target_flush(struct mirror_target *m, struct err *err)
     return m->dev->ops->flush(m->dev, err);
 }
 
+uint64_t mirror_target_gaps(const struct mirror_target *m)
+{
+    return chain_gaps(&m->chain);
+}
+
 uint64_t mirror_target_digest(struct mirror_target *m)
 {
     return chain_digest(&m->chain);

@@ -33,6 +33,8 @@ int mirror_target_write(struct mirror_target *m, const struct wire_disk_head *he
                         const uint8_t *payload, struct wire_need *need, struct err *err);
 
 int mirror_target_flush(struct mirror_target *m, struct err *err);
+/* How many 64 KiB were neither sent nor kept so far. */
+uint64_t mirror_target_gaps(const struct mirror_target *m);
 uint64_t mirror_target_digest(struct mirror_target *m);
 void mirror_target_stats(const struct mirror_target *m, struct mirror_target_stats *ret);
 

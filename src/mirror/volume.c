@@ -8,14 +8,19 @@
 
 #include <ctype.h>
 #include <fcntl.h>
+#include <linux/dm-ioctl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 #include <sys/xattr.h>
+#include <unistd.h>
 
 #define SESSION_XATTR "user.xmotion.session"
 #define IN_USE_WAIT   (10 * NS_PER_SEC)
+#define LOOK_WAIT     (2 * NS_PER_SEC)
 
 static bool name_char(char c)
 {
@@ -189,10 +194,43 @@ int volume_remove(const struct volume *v, const char *session, struct err *err)
     return 0;
 }
 
+/* How often the device-mapper device has been opened; 0 also for what is none. A guest's back end (blkback) holds its disk open, but
+ * not exclusively: O_EXCL does not notice it. */
+static unsigned int dm_opens(dev_t dev)
+{
+    struct dm_ioctl io = {.version = {DM_VERSION_MAJOR}, .data_size = sizeof(io), .data_start = sizeof(io), .dev = dev};
+    CLEANUP_CLOSE int control = -1;
+    char folder[64];
+
+    (void)snprintf(folder, sizeof(folder), "/sys/dev/block/%u:%u/dm", major(dev), minor(dev));
+    if (access(folder, F_OK) < 0)
+        return 0;
+    control = open("/dev/mapper/control", O_RDWR | O_CLOEXEC);
+    return control >= 0 && ioctl(control, DM_DEV_STATUS, &io) == 0 ? (unsigned int)io.open_count : 0;
+}
+
+/* udev and LVM's tools look into a device for a moment, too. */
+static int check_unused(const char *path, struct err *err)
+{
+    uint64_t give_up = clock_now() + LOOK_WAIT;
+    struct stat st;
+
+    if (stat(path, &st) < 0 || !S_ISBLK(st.st_mode))
+        return 0;
+    for (; dm_opens(st.st_rdev); clock_sleep(50 * NS_PER_MS)) {
+        if (clock_now() >= give_up)
+            return err_set(err, -EBUSY, "%s is in use here: a guest or another program has it open", path);
+    }
+    return 0;
+}
+
 static int adopt(const char *path, uint64_t size, bool zero, struct err *err)
 {
     struct blockdev *dev;
-    int r = blockdev_open_file(&dev, path, BLOCKDEV_WRITE | BLOCKDEV_EXCLUSIVE, err);
+    int r = check_unused(path, err);
+
+    if (r == 0)
+        r = blockdev_open_file(&dev, path, BLOCKDEV_WRITE | BLOCKDEV_EXCLUSIVE, err);
 
     if (r < 0)
         return r;

@@ -138,10 +138,19 @@ static void mark_disks(const struct journal_entry *e)
     }
 }
 
+/* The guest has come: what was an old copy is its disk again. */
+static void unmark_disks(const struct journal_entry *e)
+{
+    for (unsigned int i = 0; i < e->volume_count; i++) {
+        if (e->volumes[i].kind == VOLUME_EXISTING)
+            volume_left_unmark(e->volumes[i].path);
+    }
+}
+
 static int undo(struct journal *j, struct err *err)
 {
     const struct journal_entry *e = &j->entry;
-    int r = hv_recover_destroy_incoming(e->kind, e->name, err);
+    int r = hv_recover_destroy_incoming(e->kind, e->name, e->uuid, err);
 
     for (unsigned int i = 0; r == 0 && i < e->volume_count; i++)
         r = volume_remove(&e->volumes[i], e->session, err);
@@ -220,7 +229,7 @@ static int act(struct run *run, enum recover_action action, struct err *err)
         return r;
     case RECOVER_START_ANEW:
         if (e->side == JOURNAL_INCOMING) {
-            r = hv_recover_destroy_incoming(e->kind, e->name, err);
+            r = hv_recover_destroy_incoming(e->kind, e->name, e->uuid, err);
             if (r == 0)
                 r = mark_released(e->session, err);
         }
@@ -237,11 +246,14 @@ static int act(struct run *run, enum recover_action action, struct err *err)
     case RECOVER_RUN:
         return run_incoming(e, err);
     case RECOVER_DESTROY_INCOMING:
-        return hv_recover_destroy_incoming(e->kind, e->name, err);
+        return hv_recover_destroy_incoming(e->kind, e->name, e->uuid, err);
     case RECOVER_NOTE_PREPARE:
         return note_phase(run, INCOMING_PREPARE, err);
     case RECOVER_NOTE_RUN:
-        return note_phase(run, INCOMING_RUN, err);
+        r = note_phase(run, INCOMING_RUN, err);
+        if (r == 0)
+            unmark_disks(e);
+        return r;
     case RECOVER_LATER:
         return e->side == JOURNAL_INCOMING && e->phase == INCOMING_RUN ? see_to(e, err) : 0;
     case RECOVER_FINISH:

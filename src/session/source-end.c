@@ -62,16 +62,17 @@ static enum source_outcome undo(struct source *s, const struct err *why, struct 
 {
     struct err undo_err = {0};
     struct err late;
+    bool begun = s->journal.written; /* else nothing was done to the guest, which may be in another migration's hands */
     bool told;
     int r = 0;
 
     source_memory_cancel(s);
-    if (s->hv)
+    if (begun)
         r = s->hv->ops->resume(s->hv, &undo_err);
-    if (s->hv)
+    if (begun)
         source_unthrottle(s);
-    told = why->code == -EREMOTEIO || !s->journal.written || tell_peer(s, why) || ask_to_undo(s);
-    if (r == 0 && s->journal.written && (told ? journal_remove(&s->journal, &late) : journal_advance(&s->journal, OUTGOING_BACK, &late)) < 0)
+    told = why->code == -EREMOTEIO || !begun || tell_peer(s, why) || ask_to_undo(s);
+    if (r == 0 && begun && (told ? journal_remove(&s->journal, &late) : journal_advance(&s->journal, OUTGOING_BACK, &late)) < 0)
         log_warn(AREA, "%s", late.text);
     if (r < 0) {
         (void)err_set(err, r, "%.300s; and the guest could not be resumed: %.200s", why->text, undo_err.text);

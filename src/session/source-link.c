@@ -165,6 +165,7 @@ static int bring_guest_back(struct source *s, struct err *err)
     if (s->state != SW_PREPARED || s->suspended_seen || s->times.suspend_begin)
         r = s->hv->ops->resume(s->hv, err);
     (void)source_feed(s, SW_EV_DROPPED);
+    stream_halt(s->stream); /* its workers read the round's bitmap */
     source_memory_finish(s);
     s->disks_final = false;
     s->suspended_seen = s->saved_seen = false;
@@ -310,7 +311,6 @@ int source_reconnect(struct source *s, struct err *err)
     if (r == 0 && s->connections_opened == s->connections) /* else the target does not know yet that one is missing */
         r = hear_last_word(s, err);
     source_set_phase(s, "reconnect");
-    stream_halt(s->stream);
     if (r < 0)
         return r;
     if (s->connected)

@@ -158,6 +158,19 @@ static int wait_built(struct target *t, struct err *err)
     return 0;
 }
 
+/* What a reused disk held stays only where the sender knows it: nobody gets at what was left there by naming it. */
+static int check_reused(struct target *t, struct err *err)
+{
+    for (unsigned int i = 0; i < t->guest.disk_count; i++) {
+        uint64_t gaps = t->reused[i] ? mirror_target_gaps(t->disks[i]) : 0;
+
+        if (gaps)
+            return err_set(err, -EPROTO, "disk %s: %llu of the 64 KiB of the old copy were neither sent nor compared",
+                           t->guest.disks[i].vbd, (unsigned long long)gaps);
+    }
+    return 0;
+}
+
 int target_final(struct target *t, const json_t *message, struct err *err)
 {
     uint64_t begun = clock_now();
@@ -167,6 +180,9 @@ int target_final(struct target *t, const json_t *message, struct err *err)
     if (t->state != SW_MEMORY && (t->state != SW_PREPARED || t->hv->ops->memory_kind != HV_MEMORY_NONE))
         return err_set(err, -EPROTO, "FINAL out of turn");
     r = fault_point("target.final", err);
+    if (r < 0)
+        return r;
+    r = check_reused(t, err);
     if (r < 0)
         return r;
     ours = digests(t);

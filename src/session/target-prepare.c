@@ -278,8 +278,12 @@ int target_make_volumes(struct target *t, struct err *err)
         r = fault_point("target.prepare", err);
     for (unsigned int i = 0; r == 0 && i < t->guest.disk_count; i++) {
         r = make_volume(t, i, err);
-        if (r < 0)
-            return err_prefix(err, r, "disk %s", t->guest.disks[i].vbd);
+        if (r == 0)
+            continue;
+        /* What was there is somebody else's, what would come after it has not been made: neither is ours to remove. */
+        e->volume_count = r == -EEXIST ? i : i + 1;
+        (void)journal_write(&t->journal, NULL);
+        return err_prefix(err, r, "disk %s", t->guest.disks[i].vbd);
     }
     return r == 0 ? journal_advance(&t->journal, INCOMING_PREPARED, err) : r;
 }

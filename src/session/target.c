@@ -215,12 +215,14 @@ static void wait_for_forget(struct target *t)
     (void)control_send(&t->control, WIRE_ANSWER, json_pack("{s:s}", "guest", "here"), NULL);
 }
 
-/* What was an old copy is the guest's disk again. */
+/* What was an old copy, reused or written over, is the guest's disk again. */
 static void unmark_disks(struct target *t)
 {
     for (unsigned int i = 0; i < t->guest.disk_count; i++) {
-        if (t->reused[i])
-            volume_left_unmark(t->journal.entry.volumes[i].path);
+        const struct volume *v = &t->journal.entry.volumes[i];
+
+        if (v->kind == VOLUME_EXISTING)
+            volume_left_unmark(v->path);
     }
 }
 

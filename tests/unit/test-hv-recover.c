@@ -63,7 +63,7 @@ START_TEST(guest_whose_sender_died_is_found)
     ok(hv_recover_resume("proc", NAME, uuid, &err));
     ok(hv_recover_unthrottle("proc", NAME, uuid, &err));
     ok(hv_recover_destroy_aside("proc", NAME, uuid, &err));
-    ok(hv_recover_destroy_incoming("proc", NAME, &err));
+    ok(hv_recover_destroy_incoming("proc", NAME, uuid, &err));
     wait_work(100, 1);
     whole();
     ok(proc_guest_destroy(NAME, &err));
@@ -212,7 +212,7 @@ START_TEST(copy_of_a_dead_receiver_is_gone)
     }
     ck_assert_int_eq(waitpid(child, NULL, 0), child);
     at_host('B');
-    ok(hv_recover_destroy_incoming("proc", NAME, &err));
+    ok(hv_recover_destroy_incoming("proc", NAME, uuid, &err));
     found("");
     at_host('A');
     destroy_source();
@@ -278,7 +278,7 @@ START_TEST(copy_that_a_dead_receiver_let_go_is_a_guest)
     }
     found("r");
     ck_assert_int_eq(waitpid(waker, NULL, 0), waker);
-    ok(hv_recover_destroy_incoming("proc", NAME, &err));
+    ok(hv_recover_destroy_incoming("proc", NAME, uuid, &err));
     found("r");
     wait_work(100, 1);
     whole();
@@ -347,7 +347,7 @@ START_TEST(other_kinds)
     ck_assert(!f.running && !f.still && !f.aside && !f.incoming);
     ok(hv_recover_resume("none", "disk", "", &err));
     ok(hv_recover_start("none", "disk", NULL, NULL, 0, &err));
-    ok(hv_recover_destroy_incoming("none", "disk", &err));
+    ok(hv_recover_destroy_incoming("none", "disk", "", &err));
     ck_assert_int_eq(hv_recover_find(&f, "vmware", "disk", "", &err), -ENOTSUP);
 }
 END_TEST

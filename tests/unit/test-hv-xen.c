@@ -283,7 +283,7 @@ START_TEST(recovery_asks_the_agent)
     ck_assert_int_eq(hv_recover_resume("xen-pv", "vm2", "1-2", &err), -ENOENT);
     ck_assert_int_eq(hv_recover_destroy_aside("xen-hvm", "vm1", "1-2", &err), 0);
     ck_assert_int_eq(hv_recover_unthrottle("xen-hvm", "vm1", "1-2", &err), 0);
-    ck_assert_int_eq(hv_recover_destroy_incoming("xen-hvm", "vm1", &err), 0);
+    ck_assert_int_eq(hv_recover_destroy_incoming("xen-hvm", "vm1", "1-2", &err), 0);
     ck_assert_int_eq(hv_recover_start("xen-pvh", "vm1", config, paths, 2, &err), 0);
     ck_assert_int_eq(hv_recover_start("xen-pvh", "vm1", config, paths, 1, &err), -EINVAL);
     json_decref(config);

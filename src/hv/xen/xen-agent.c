@@ -103,10 +103,11 @@ static int do_describe(struct agent *a, const json_t *request, json_t *reply, st
     if (rc)
         return rc;
     agent_log_open(a->name);
-    a->left_alone = xen_lock_take(a, 0, NULL); /* it is waited for when something is to be done */
+    a->left_alone = true; /* until something is to be done: then the lock is waited for */
     xen_source_watch(a);
     json_object_set_new(reply, "guest", described);
     json_object_set_new(reply, "domid", json_integer(a->domid));
+    json_object_set_new(reply, "aside", json_boolean(a->aside));
     return 0;
 }
 
@@ -157,6 +158,7 @@ static int do_recover(struct agent *a, const char *what, const json_t *request, 
 static int do_source(struct agent *a, const char *what, const json_t *request, int *fd,
                      struct err *err)
 {
+    bool waited = a->lock < 0;
     int rc;
 
     if (!domid_set(a))
@@ -164,6 +166,8 @@ static int do_source(struct agent *a, const char *what, const json_t *request, i
     rc = xen_lock_take(a, OTHERS_MS, err);
     if (rc)
         return rc;
+    if (waited) /* whoever had the lock may have set the guest aside meanwhile */
+        xen_look_aside(a);
     a->left_alone = false;
     if (!strcmp(what, "check"))
         return xen_check_source(a, err);
@@ -322,6 +326,11 @@ static int resume_only(struct agent *a, const char *domain)
     (void)snprintf(a->name, sizeof(a->name), "%s", name ? name : "");
     free(name);
     agent_log_open(a->name);
+    if (xen_lock_take(a, OTHERS_MS, &err)) { /* who has it lets the guest run */
+        log_line("%s", err.text);
+        return EXIT_SUCCESS;
+    }
+    xen_look_aside(a);
     a->had_monitor = true; /* its daemon ended when it suspended */
     return give_up(a);
 }

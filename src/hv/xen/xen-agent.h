@@ -89,6 +89,8 @@ int operation_wait(struct agent *a, struct operation *op, int timeout_ms);
 /* xen-lock.c */
 /* Makes this process the one that works on the guest a->name; waits at most `wait_ms` for another one to end: -EBUSY. */
 int xen_lock_take(struct agent *a, int wait_ms, struct err *err);
+/* Under the lock: whether the domain bears the name of one that was set aside, by whomever. */
+void xen_look_aside(struct agent *a);
 void xen_lock_drop(struct agent *a);
 /* This process is the domain's monitor until it ends. False: another one is. */
 bool xen_monitor_mark(uint32_t domid);

@@ -83,6 +83,14 @@ static int find_domain(struct agent *a, const char *guest, struct err *err)
     return xen_name_check(a->name, err);
 }
 
+void xen_look_aside(struct agent *a)
+{
+    char *name = libxl_domid_to_name(a->ctx, a->domid);
+
+    a->aside = name && strip_suffix(name, MOVED_SUFFIX);
+    free(name);
+}
+
 int xen_config_get(struct agent *a, libxl_domain_config *ret, struct err *err)
 {
     int rc;

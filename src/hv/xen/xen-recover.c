@@ -228,17 +228,30 @@ out:
     return rc;
 }
 
-int xen_recover_destroy_incoming(struct agent *a, const json_t *request, struct err *err)
+static int destroy_built(struct agent *a, const struct request *q, enum at at, struct err *err)
 {
     libxl_dominfo info;
+    bool built;
+
+    if (look(a, q, at, &a->domid, &info))
+        return 0;
+    built = at == AT_INCOMING || never_ran(&info);
+    libxl_dominfo_dispose(&info);
+    if (!built)
+        return 0;
+    agent_log_open(a->name);
+    return xen_target_destroy(a, err);
+}
+
+int xen_recover_destroy_incoming(struct agent *a, const json_t *request, struct err *err)
+{
     struct request q;
     int rc = read_request(a, request, &q, err);
 
-    if (!rc && !look(a, &q, AT_INCOMING, &a->domid, &info)) {
-        libxl_dominfo_dispose(&info);
-        agent_log_open(a->name);
-        rc = xen_target_destroy(a, err);
-    }
+    if (!rc)
+        rc = destroy_built(a, &q, AT_INCOMING, err);
+    if (!rc && q.uuid) /* one that took its name, and was not let go */
+        rc = destroy_built(a, &q, AT_NAME, err);
     a->domid = (uint32_t)INVALID_DOMID;
     xen_lock_drop(a);
     return rc;
