@@ -80,9 +80,9 @@ static int answer_forget(struct answerer *s, const char *session, const char *fi
         return recover_forget(s->state_dir, session, fingerprint, err);
     target_forget(t);
     registry_put(s->registry, t);
-    return registry_wait_gone(s->registry, session, ANSWER_TIMEOUT)
-               ? 0
-               : err_set(err, -EBUSY, "this migration is just coming to its end: say it again");
+    if (!registry_wait_gone(s->registry, session, ANSWER_TIMEOUT))
+        return err_set(err, -EBUSY, "this migration is just coming to its end: say it again");
+    return recover_forget(s->state_dir, session, fingerprint, err); /* it had waited for this word long enough, and left its journal */
 }
 
 static int answer_recover(struct answerer *s, struct conn *c, const char *session, bool *ret_here, struct err *err)
