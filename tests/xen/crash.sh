@@ -222,6 +222,22 @@ others_volumes() {
     volumes "$1" vg1
 }
 
+# used_disk_is_refused: nobody writes over the disk of a guest that runs, though the receiver is told to let it be used. blkback holds
+# it open, but not exclusively.
+used_disk_is_refused() {
+    local path said
+    path=$(on "$AT" 'echo /dev/vg*/vm1-root')
+    receiver_stop "$AT"
+    on "$AT" "start recv $FAULTS recv --listen $(address "$AT"):7799 --allow-disk $path --json"
+    wait_for 60 on "$AT" "nc -w 1 $(address "$AT") 7799 < /dev/null 2> /dev/null" || fail 'the receiver does not listen'
+    on "$(other "$AT")" 'lvcreate -q -y -L 24M -n probe vg0 > /dev/null 2>&1' || fail 'no volume for the probe'
+    said=$(on "$(other "$AT")" "$FAULTS send disk:/dev/vg0/probe $(address "$AT"):7799 --disk probe=$path 2>&1") &&
+        fail "the guest's disk was written over"
+    [[ $said == *"in use here"* ]] || fail "a disk in use is refused for another reason: $said"
+    guest_verify_quiet "$AT" > /dev/null || fail 'the guest is not whole after it'
+    say "refused: ${said##*xmotion: }"
+}
+
 crash_end() {
     say 'at                 what               owner   RAM    time'
     for cell in "${CELLS[@]}"; do

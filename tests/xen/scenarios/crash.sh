@@ -19,4 +19,5 @@ cell source.disks      cut_target        source kept
 cell source.ready      cut_source        source new
 cell source.go         cut_source        target kept
 cell source.go         cut_target        target new
+used_disk_is_refused
 crash_end
