@@ -7,7 +7,7 @@
 #include "hv/hv-recover.h"
 #include "mirror/volume-left.h"
 #include "session/ask.h"
-#include "session/job.h"
+#include "session/released.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -26,54 +26,6 @@ struct run {
     bool asked; /* target: the sender waits for an answer */
     char text[sizeof(((struct err *)0)->text)];
 };
-
-/* -- the mark of a guest that was let go -- */
-
-static int path_of(char ret[RECOVER_PATH_MAX], const char *session, struct err *err)
-{
-    char dir[PATH_MAX];
-    int r = job_run_dir(dir, sizeof(dir), err);
-
-    if (r < 0)
-        return r;
-    if (snprintf(ret, RECOVER_PATH_MAX, "%s/released%s%s", dir, session ? "/" : "", session ? session : "") >= RECOVER_PATH_MAX)
-        return err_set(err, -ENAMETOOLONG, "the run folder's path is too long: %.100s", dir);
-    return 0;
-}
-
-int recover_released_path(char ret[RECOVER_PATH_MAX], const char *session, struct err *err)
-{
-    int r = path_of(ret, NULL, err);
-
-    if (r == 0 && (r = dir_make(ret)) < 0)
-        return err_errno(err, r, "making the folder %s", ret);
-    return r < 0 ? r : path_of(ret, session, err);
-}
-
-static int mark_released(const char *session, struct err *err)
-{
-    char path[RECOVER_PATH_MAX];
-    int r = recover_released_path(path, session, err);
-
-    if (r == 0 && (r = file_touch(path)) < 0)
-        return err_errno(err, r, "making %s", path);
-    return r;
-}
-
-void recover_unmark_released(const char *session)
-{
-    char path[RECOVER_PATH_MAX];
-
-    if (path_of(path, session, NULL) == 0)
-        (void)unlink(path);
-}
-
-static bool was_released(const char *session)
-{
-    char path[RECOVER_PATH_MAX];
-
-    return path_of(path, session, NULL) == 0 && access(path, F_OK) == 0;
-}
 
 /* -- what is here -- */
 
@@ -157,7 +109,7 @@ static int undo(struct journal *j, struct err *err)
     if (r == 0)
         r = journal_remove(j, err);
     if (r == 0)
-        recover_unmark_released(e->session);
+        released_unmark(e->session);
     return r;
 }
 
@@ -196,7 +148,7 @@ static int note_phase(struct run *run, int phase, struct err *err)
 
 static int run_incoming(const struct journal_entry *e, struct err *err)
 {
-    int r = mark_released(e->session, err);
+    int r = released_mark(e->session, err);
 
     return r == 0 ? hv_recover_resume(e->kind, e->name, e->uuid, err) : r;
 }
@@ -231,7 +183,7 @@ static int act(struct run *run, enum recover_action action, struct err *err)
         if (e->side == JOURNAL_INCOMING) {
             r = hv_recover_destroy_incoming(e->kind, e->name, e->uuid, err);
             if (r == 0)
-                r = mark_released(e->session, err);
+                r = released_mark(e->session, err);
         }
         return r == 0 ? start_anew(e, err) : r;
     case RECOVER_NOTE_BEGUN:
@@ -299,7 +251,7 @@ static int next_action(const struct run *run, enum recover_action *ret, enum rec
     } else {
         struct recover_target in = {.phase = (enum incoming_phase)e->phase,
                                     .same_boot = same_boot(e),
-                                    .released = was_released(e->session),
+                                    .released = released_is_marked(e->session),
                                     .found = found,
                                     .resumable = is_resumable(run),
                                     .asked = run->asked};
@@ -327,7 +279,7 @@ static int settle(struct run *run, enum recover_action *ret_last, bool *ret_here
         if (*ret_last == RECOVER_UNDO)
             return undo(run->journal, err);
         if (*ret_last == RECOVER_FINISH) {
-            recover_unmark_released(run->journal->entry.session);
+            released_unmark(run->journal->entry.session);
             return journal_remove(run->journal, err);
         }
         if (is_last(*ret_last))
@@ -572,7 +524,7 @@ int recover_forget(const char *state_dir, const char *session, const char *finge
     else
         r = journal_remove(&j, err);
     if (r == 0)
-        recover_unmark_released(session);
+        released_unmark(session);
     journal_close(&j);
     return r;
 }

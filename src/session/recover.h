@@ -48,11 +48,6 @@ int recover_answer(const char *state_dir, const char *session, const char *finge
 /* FORGET for such a session. */
 int recover_forget(const char *state_dir, const char *session, const char *fingerprint, struct err *err);
 
-/* The mark beside the running system, gone after a reboot, that an incoming guest was let go: its path, whose folder is made. */
-#define RECOVER_PATH_MAX 4200
-int recover_released_path(char ret[RECOVER_PATH_MAX], const char *session, struct err *err);
-void recover_unmark_released(const char *session);
-
 /* Outgoing migrations of which nobody knows yet whose the guest is, as job_list describes jobs. */
 int recover_list(const char *state_dir, json_t *append_to, struct err *err);
 

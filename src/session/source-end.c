@@ -133,7 +133,7 @@ static void hear_settled(struct source *s)
 /* The target keeps what it must answer about us until it hears this. Without an answer recovery says it again. */
 static bool say_forget(struct source *s)
 {
-    struct record record;
+    struct record record = {0};
     int r;
 
     if (!s->connected || s->control.broken)

@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "hv/hv-recover.h"
 #include "mirror/volume-left.h"
-#include "session/recover.h"
+#include "session/released.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -211,7 +211,7 @@ static void wait_for_forget(struct target *t)
         log_warn(AREA, "%s", late.text);
         return;
     }
-    recover_unmark_released(target_session(t));
+    released_unmark(target_session(t));
     (void)control_send(&t->control, WIRE_ANSWER, json_pack("{s:s}", "guest", "here"), NULL);
 }
 
@@ -230,9 +230,9 @@ static void unmark_disks(struct target *t)
 static int run(struct target *t, uint64_t *ret_ns, struct err *err)
 {
     struct hv_found found = {0};
-    char mark[RECOVER_PATH_MAX];
+    char mark[RELEASED_PATH_MAX];
     struct err look;
-    int r = recover_released_path(mark, target_session(t), err);
+    int r = released_path(mark, target_session(t), err);
 
     if (r == 0)
         r = t->hv->ops->run(t->hv, mark, ret_ns, err);
@@ -363,7 +363,7 @@ static int undo(struct target *t, struct err *err)
     }
     if (r == 0)
         r = target_remove_volumes(t, err);
-    recover_unmark_released(target_session(t));
+    released_unmark(target_session(t));
     return r;
 }
 
