@@ -60,6 +60,11 @@ uint64_t chain_zeroes(const struct chain *c, uint32_t length)
     return length == WIRE_DISK_BLOCK_MAX ? c->zeroes_sum : sum_zeroes(length);
 }
 
+bool chain_is_empty(const struct chain *c, uint64_t offset)
+{
+    return __atomic_load_n(&c->links[offset / WIRE_DISK_BLOCK_MAX], __ATOMIC_ACQUIRE) == 0;
+}
+
 uint64_t chain_gaps(const struct chain *c)
 {
     uint64_t gaps = 0;

@@ -5,6 +5,7 @@
 
 #include "transport/wire.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct chain {
@@ -28,6 +29,9 @@ void chain_reset(struct chain *c);
 
 /* The checksum of a block of zeroes. */
 uint64_t chain_zeroes(const struct chain *c, uint32_t length);
+
+/* Nothing was folded in, or it began anew: what this 64 KiB holds is not what the source said. */
+bool chain_is_empty(const struct chain *c, uint64_t offset);
 
 /* How many 64 KiB have been neither sent nor kept. */
 uint64_t chain_gaps(const struct chain *c);

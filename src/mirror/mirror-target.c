@@ -21,6 +21,7 @@ struct mirror_target {
     struct blockdev *dev;
     struct blockdev *back;
     struct chain chain;
+    bool reused;
     _Atomic uint64_t written, kept, verified, repaired;
 };
 
@@ -54,6 +55,7 @@ int mirror_target_create(struct mirror_target **ret, const struct mirror_target_
     assert(!config->back || config->back->size == config->dev->size);
     m->dev = config->dev;
     m->back = config->back;
+    m->reused = config->reused;
     *ret = m;
     return 0;
 }
@@ -76,11 +78,20 @@ static struct wire_disk_block block_at(const struct taking *t, uint32_t i)
     return b;
 }
 
+/* Its 64 KiB in full, or what is left of the disk. */
+static bool is_whole(const struct taking *t, const struct wire_disk_block *b)
+{
+    return b->offset % WIRE_DISK_BLOCK_MAX == 0 && b->length == MIN(WIRE_DISK_BLOCK_MAX, t->m->dev->size - b->offset);
+}
+
 static int check_blocks(const struct taking *t, const uint8_t *payload, struct err *err)
 {
     for (uint32_t i = 0; i < t->count; i++) {
         struct wire_disk_block b = block_at(t, i);
 
+        if (t->m->reused && b.kind != WIRE_BLOCK_KEEP && !is_whole(t, &b) && chain_is_empty(&t->m->chain, b.offset))
+            return err_set(err, -EPROTO, "%u octets at %llu of an old copy, of which the rest was neither compared nor sent",
+                           b.length, (unsigned long long)b.offset);
         if (b.kind != WIRE_BLOCK_DATA)
             continue;
         if (XXH3_64bits(payload, b.length) != b.checksum)

@@ -14,6 +14,8 @@ struct mirror_target_config {
     /* The same disk, opened for direct reads: every block that is written is read back from it and compared, and written once
      * more when it differs. Taken over, also on failure. NULL: not verified. */
     struct blockdev *back;
+    /* What it holds is somebody's, and stays only where the source knows it: the first that comes of each 64 KiB is an offer, or all of it. */
+    bool reused;
 };
 
 struct mirror_target_stats {

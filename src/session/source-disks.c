@@ -135,7 +135,7 @@ bool source_disks_idle(struct source *s)
 uint64_t source_disks_tail_ns(struct source *s)
 {
     uint64_t elapsed = clock_now() - s->times.begin;
-    uint64_t carried = s->stream ? stream_bytes_sent(s->stream) : 0;
+    uint64_t carried = s->wire_bytes_before + (s->stream ? stream_bytes_sent(s->stream) : 0);
     uint64_t left = 0;
 
     if (!source_disks_bulk_done(s))

@@ -216,6 +216,7 @@ static enum source_outcome ask(struct source *s, struct err *err)
     bool here;
 
     source_disconnect(s);
+    stream_halt(s->stream); /* the target does not answer before all connections have ended */
     source_set_phase(s, "asking");
     for (;;) {
         if (ask_whose(s->config->identity, &s->journal.entry, timeout, &here, NULL) == 0)

@@ -151,7 +151,7 @@ bool source_may_reconnect(struct source *s, int code)
     /* Who stopped the writers of a disk without a guest hears of it once, at the end (--go-command). */
     bool stopped = s->hv && s->hv->ops->memory_kind == HV_MEMORY_NONE && s->times.suspend_begin;
 
-    return s->stream && s->state >= SW_PREPARED && s->state < SW_GO && s->config->reconnect_ns && !stopped &&
+    return s->stream && !s->resume_failed && s->state >= SW_PREPARED && s->state < SW_GO && s->config->reconnect_ns && !stopped &&
            code != -ECANCELED && code != -EREMOTEIO && code != -ESRCH && source_link_is_lost(s);
 }
 
@@ -164,11 +164,15 @@ static int bring_guest_back(struct source *s, struct err *err)
     source_unthrottle(s);
     if (s->state != SW_PREPARED || s->suspended_seen || s->times.suspend_begin)
         r = s->hv->ops->resume(s->hv, err);
+    s->resume_failed = r < 0;
     (void)source_feed(s, SW_EV_DROPPED);
     stream_halt(s->stream); /* its workers read the round's bitmap */
     source_memory_finish(s);
     s->disks_final = false;
     s->suspended_seen = s->saved_seen = false;
+    s->policy.kind = HV_NOTHING; /* a question of the save that has ended */
+    s->rounds = 0;
+    s->dirty_taken_ns = 0;
     s->times = (struct source_times){.begin = s->times.begin};
     json_decref(s->ready);
     s->ready = NULL;

@@ -84,6 +84,7 @@ struct source {
     uint64_t pages_at_round;
     struct bitmap dirty; /* mapped: pages of the round at hand */
     int suspended_seen;
+    bool resume_failed; /* after the connections broke: the guest may stand still */
     bool saved_seen;
 
     /* Set by other threads under `lock`, looked at in each turn. */

@@ -4,9 +4,8 @@
 
 #include <string.h>
 
-static int take(void *data, const struct record *record, struct wire_need *need, struct err *err)
+static int take_record(struct target *t, const struct record *record, struct wire_need *need, struct err *err)
 {
-    struct target *t = data;
     struct wire_disk_head head;
     struct page_target *pages;
     const uint8_t *payload;
@@ -23,6 +22,14 @@ static int take(void *data, const struct record *record, struct wire_need *need,
     if (r == 0)
         r = mirror_target_write(t->disks[head.disk], &head, record->body + WIRE_DISK_HEAD_SIZE, payload, need, err);
     return r;
+}
+
+/* A pipe or a disk of this host that fails like a connection is none. */
+static int take(void *data, const struct record *record, struct wire_need *need, struct err *err)
+{
+    int r = take_record(data, record, need, err);
+
+    return conn_error_is_drop(r) ? err_prefix(err, -EIO, "at the target") : r;
 }
 
 static int enter(struct target *t, struct conn *c, unsigned int number, struct err *err)

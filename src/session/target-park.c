@@ -16,7 +16,7 @@ bool target_may_park(struct target *t, int code)
     pthread_mutex_lock(&t->lock);
     lost = (t->data_dropped || t->control.broken) && !t->dissolve && !t->told_to_end;
     pthread_mutex_unlock(&t->lock);
-    return lost && t->state >= SW_PREPARED && t->state < SW_GO && t->journal.entry.reconnect_s && code != -ECANCELED;
+    return lost && conn_error_is_drop(code) && t->state >= SW_PREPARED && t->state < SW_GO && t->journal.entry.reconnect_s;
 }
 
 static int undo_guest(struct target *t, struct err *err)

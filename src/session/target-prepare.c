@@ -307,7 +307,7 @@ int target_remove_volumes(struct target *t, struct err *err)
 static int open_disk(struct target *t, unsigned int i, struct err *err)
 {
     const char *path = t->journal.entry.volumes[i].path;
-    struct mirror_target_config c = {0};
+    struct mirror_target_config c = {.reused = t->reused[i]};
     int r = blockdev_open_file(&c.dev, path, BLOCKDEV_WRITE | BLOCKDEV_EXCLUSIVE, err);
 
     if (r < 0)

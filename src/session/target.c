@@ -374,8 +374,10 @@ static void give_up(struct target *t, const struct err *why)
     struct err left;
 
     assert(action == SW_UNDO);
-    if (t->left_to_recovery)
+    if (t->left_to_recovery) {
+        target_end_data(t); /* recovery waits until nobody is at it any more */
         return;
+    }
     if (t->pages)
         page_target_cancel(t->pages);
     if (undo(t, &left) < 0) { /* what is not undone is not said to be: the sender asks, or recovery does */

@@ -29,8 +29,6 @@
 /* The chain to the CA; a client's parameters hold the host name too. */
 static bool chain_verifies(struct tls *t, X509_STORE_CTX *store)
 {
-    if (!t->id->ca)
-        return false;
     if (X509_verify_cert(store) == 1)
         return true;
     (void)err_set(&t->refusal, -EACCES, "the certificate %s of %s is refused: %s", t->fingerprint,
@@ -40,7 +38,7 @@ static bool chain_verifies(struct tls *t, X509_STORE_CTX *store)
 
 static bool sender_is_authorized(struct tls *t, X509_STORE_CTX *store)
 {
-    if (trust_is_authorized(t->id, t->fingerprint) || chain_verifies(t, store))
+    if (t->id->ca ? chain_verifies(t, store) : trust_is_authorized(t->id, t->fingerprint))
         return true;
     if (!t->refusal.code)
         (void)err_set(&t->refusal, -EACCES,

@@ -306,8 +306,8 @@ static int ask_sources(struct worker *w, struct sent *ret, struct err *err)
         r = source->ops->take(source->data, &ret->work, err);
         if (r == -EAGAIN)
             continue;
-        if (r < 0)
-            return err_prefix(err, r, "%s", source->ops->name);
+        if (r < 0) /* a disk that fails like a connection is none */
+            return err_prefix(err, conn_error_is_drop(r) ? -EIO : r, "%s", source->ops->name);
         assert(ret->work.length > 0 && record_length(&ret->work) <= WIRE_DATA_MAX);
         return 0;
     }
