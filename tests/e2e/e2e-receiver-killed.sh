@@ -16,7 +16,7 @@ must 'a guest that never leaves the memory phase' guest_dirty a memory
 for phase in disks memory; do
     send_start a b proc:$phase --downtime "${TAIL[$phase]}" --timeout 1h --reconnect-for 2s
     must "$phase: it copies" wait_for 30 copying b
-    [ "$phase" = disks ] || check 'it comes to the memory phase' wait_for 60 in_phase memory
+    check "it comes to the phase $phase" wait_for 60 in_phase $phase
     kill -9 "${RECEIVER[b]}"
     wait "${RECEIVER[b]}" 2> /dev/null
     check "$phase: the sender ends" ends 45 "$SENDER"

@@ -52,6 +52,19 @@ def run_cell(rig, state, fault, folder):
     return outcome, text, time.monotonic() - begun
 
 
+def run_twice(rig, state, fault, options):
+    """With --again a cell that fails is run once more: told from one that fails always, not kept quiet."""
+    folder = f"{options.keep}/{state.name}:{fault.name}"
+    rig.clear()
+    outcome, text, seconds = run_cell(rig, state, fault, folder)
+    if outcome != "FAIL" or not options.again:
+        return outcome, text, seconds
+    os.rename(folder, f"{folder}.first")
+    rig.clear()
+    outcome, second, more = run_cell(rig, state, fault, folder)
+    return outcome, second if outcome == "FAIL" else f"unsteady: at first {text}", seconds + more
+
+
 def worker(number, queue, results, options, folder):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -64,8 +77,7 @@ def worker(number, queue, results, options, folder):
             if why := fault.cannot(rig):
                 results.put((*pair, "n.a.", why, 0.0))
                 continue
-            rig.clear()
-            results.put((*pair, *run_cell(rig, state, fault, f"{options.keep}/{state.name}:{fault.name}")))
+            results.put((*pair, *run_twice(rig, state, fault, options)))
     except Exception:
         results.put(("", "", "broken", traceback.format_exc(), 0.0))
     finally:
@@ -118,7 +130,9 @@ def split(cells, results):
 
 
 def show(pair, outcome, text, seconds, verbose):
-    if outcome != "ok" or verbose:
+    if text.startswith("unsteady"):
+        print(f"UNSTEADY {pair[0]}:{pair[1]} ({seconds:.1f} s) {text}", flush=True)
+    elif outcome != "ok" or verbose:
         print(f"{outcome:5}{pair[0]}:{pair[1]} ({seconds:.1f} s) {text}", flush=True)
 
 
@@ -199,6 +213,7 @@ def parse():
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", default=f"{TOP}/build/logs/matrix")
+    parser.add_argument("--again", action="store_true", help="run a cell that fails once more")
     parser.add_argument("--verbose", action="store_true")
     return parser.parse_args()
 
