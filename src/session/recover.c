@@ -76,8 +76,7 @@ static int start_anew(const struct journal_entry *e, struct err *err)
     return hv_recover_start(e->kind, e->name, config, paths, e->volume_count, err);
 }
 
-/* The guest has moved: its disks here are an old copy, which may be reused when it comes back. */
-static void mark_disks(const struct journal_entry *e)
+void recover_mark_disks(const struct journal_entry *e)
 {
     const json_t *disks = json_object_get(e->guest, "disks");
     struct err late;
@@ -90,8 +89,7 @@ static void mark_disks(const struct journal_entry *e)
     }
 }
 
-/* The guest has come: what was an old copy is its disk again. */
-static void unmark_disks(const struct journal_entry *e)
+void recover_unmark_disks(const struct journal_entry *e)
 {
     for (unsigned int i = 0; i < e->volume_count; i++) {
         if (e->volumes[i].kind == VOLUME_EXISTING)
@@ -177,7 +175,7 @@ static int act(struct run *run, enum recover_action action, struct err *err)
     case RECOVER_DESTROY_ASIDE:
         r = hv_recover_destroy_aside(e->kind, e->name, e->uuid, err);
         if (r == 0)
-            mark_disks(e);
+            recover_mark_disks(e);
         return r;
     case RECOVER_START_ANEW:
         if (e->side == JOURNAL_INCOMING) {
@@ -204,7 +202,7 @@ static int act(struct run *run, enum recover_action action, struct err *err)
     case RECOVER_NOTE_RUN:
         r = note_phase(run, INCOMING_RUN, err);
         if (r == 0)
-            unmark_disks(e);
+            recover_unmark_disks(e);
         return r;
     case RECOVER_LATER:
         return e->side == JOURNAL_INCOMING && e->phase == INCOMING_RUN ? see_to(e, err) : 0;

@@ -48,6 +48,11 @@ int recover_answer(const char *state_dir, const char *session, const char *finge
 /* FORGET for such a session. */
 int recover_forget(const char *state_dir, const char *session, const char *fingerprint, struct err *err);
 
+/* The guest has moved: its disks here are an old copy, which may be reused when it comes back. */
+void recover_mark_disks(const struct journal_entry *e);
+/* It has come: what was an old copy, reused or written over, is its disk again. */
+void recover_unmark_disks(const struct journal_entry *e);
+
 /* Outgoing migrations of which nobody knows yet whose the guest is, as job_list describes jobs. */
 int recover_list(const char *state_dir, json_t *append_to, struct err *err);
 

@@ -7,8 +7,8 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/run.h"
-#include "mirror/volume-left.h"
 #include "session/ask.h"
+#include "session/recover.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -67,10 +67,10 @@ static enum source_outcome undo(struct source *s, const struct err *why, struct 
     int r = 0;
 
     source_memory_cancel(s);
-    if (begun)
+    if (begun) {
         r = s->hv->ops->resume(s->hv, &undo_err);
-    if (begun)
         source_unthrottle(s);
+    }
     told = why->code == -EREMOTEIO || !begun || tell_peer(s, why) || ask_to_undo(s);
     if (r == 0 && begun && (told ? journal_remove(&s->journal, &late) : journal_advance(&s->journal, OUTGOING_BACK, &late)) < 0)
         log_warn(AREA, "%s", late.text);
@@ -160,19 +160,6 @@ static void close_journal(struct source *s)
         log_warn(AREA, "%s", late.text);
 }
 
-/* What stays here is an old copy of the guest's disks, which may be reused when it comes back. */
-static void mark_disks(struct source *s)
-{
-    struct err late;
-
-    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
-        const struct hv_disk *d = &s->guest->disks[i];
-
-        if (!d->read_only && d->label[0] == '/' && volume_left_mark(d->label, s->guest->uuid, &late) < 0)
-            log_info(AREA, "%s", late.text);
-    }
-}
-
 static enum source_outcome moved(struct source *s, struct err *err)
 {
     int r = journal_advance(&s->journal, OUTGOING_DONE, err);
@@ -185,7 +172,7 @@ static enum source_outcome moved(struct source *s, struct err *err)
     if (r == 0 && s->config->remove_source_disks)
         r = remove_source_disks(s, err);
     else if (r == 0)
-        mark_disks(s);
+        recover_mark_disks(&s->journal.entry);
     if (r == 0)
         close_journal(s);
     if (r < 0) {

@@ -6,7 +6,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "hv/hv-recover.h"
-#include "mirror/volume-left.h"
+#include "session/recover.h"
 #include "session/released.h"
 
 #include <assert.h>
@@ -215,17 +215,6 @@ static void wait_for_forget(struct target *t)
     (void)control_send(&t->control, WIRE_ANSWER, json_pack("{s:s}", "guest", "here"), NULL);
 }
 
-/* What was an old copy, reused or written over, is the guest's disk again. */
-static void unmark_disks(struct target *t)
-{
-    for (unsigned int i = 0; i < t->guest.disk_count; i++) {
-        const struct volume *v = &t->journal.entry.volumes[i];
-
-        if (v->kind == VOLUME_EXISTING)
-            volume_left_unmark(v->path);
-    }
-}
-
 /* Only a guest that certainly never ran may be undone. When whoever runs it dies on the way, what is found tells. */
 static int run(struct target *t, uint64_t *ret_ns, struct err *err)
 {
@@ -271,7 +260,7 @@ static int go(struct target *t, struct err *err)
     /* The sender may be gone: then it asks, or a person does. The guest runs. */
     if (control_send(&t->control, WIRE_RUNNING, json_pack("{s:f}", "run_ms", (double)run_ns / 1e6), &late) < 0)
         log_warn(AREA, "guest %s runs here, but its sender could not be told: %s", t->guest.name, late.text);
-    unmark_disks(t);
+    recover_unmark_disks(&t->journal.entry);
     if (t->hv->ops->settle(t->hv, SETTLE_TIMEOUT, &settle_ns, &late) < 0)
         log_warn(AREA, "guest %s: %s", t->guest.name, late.text);
     (void)control_send(&t->control, WIRE_SETTLED, json_pack("{s:f}", "settle_ms", (double)settle_ns / 1e6), NULL);
