@@ -113,7 +113,6 @@ class KillReceiver(Fault):
 
 
 class KillBoth(Fault):
-
     def apply(self, cell):
         kill(cell.sender.pid)
         cell.far.receiver_kill()

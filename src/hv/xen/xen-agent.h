@@ -89,8 +89,6 @@ int operation_wait(struct agent *a, struct operation *op, int timeout_ms);
 /* xen-lock.c */
 /* Makes this process the one that works on the guest a->name; waits at most `wait_ms` for another one to end: -EBUSY. */
 int xen_lock_take(struct agent *a, int wait_ms, struct err *err);
-/* Under the lock: whether the domain bears the name of one that was set aside, by whomever. */
-void xen_look_aside(struct agent *a);
 void xen_lock_drop(struct agent *a);
 /* This process is the domain's monitor until it ends. False: another one is. */
 bool xen_monitor_mark(uint32_t domid);
@@ -101,6 +99,8 @@ pid_t xen_saver_of(const char *name, uint32_t domid);
 
 /* xen-config.c */
 int xen_describe(struct agent *a, const char *guest, json_t **ret, struct err *err);
+/* Under the lock: whether the domain bears the name of one that was set aside, by whomever. */
+void xen_look_aside(struct agent *a);
 /* The domain's libxl configuration; the caller disposes of it. */
 int xen_config_get(struct agent *a, libxl_domain_config *ret, struct err *err);
 /* The peer's configuration, as xen_describe packed it. The caller disposes of *ret if this
