@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A disk without a guest: "disk:PATH" or "disk:NBD-URI". What stops its writers is the user's --stop-command, which runs where
- * a guest would be suspended; the same disk then takes its last pass. */
+/* A disk without a guest: "disk:PATH" (a block device, or a plain file that nobody writes to) or "disk:NBD-URI". What stops its
+ * writers is the user's --stop-command, which runs where a guest would be suspended; the same disk then takes its last pass. */
 #include "hv/hv.h"
 
 #include "base/clock.h"
@@ -182,10 +182,10 @@ static int describe_local(struct hv_disk *d, struct err *err)
         return err_errno(err, -errno, "%s", d->path);
     if (fstat(fd, &st) < 0)
         r = err_errno(err, -errno, "%s", d->path);
+    else if (S_ISREG(st.st_mode))
+        d->size = (uint64_t)st.st_size;
     else if (!S_ISBLK(st.st_mode))
-        r = err_set(err, -ENOTBLK,
-                    "%s is not a block device: writes to a plain file cannot be followed (use losetup, or nbdkit with the xmotion plugin)",
-                    d->path);
+        r = err_set(err, -ENOTBLK, "%s is neither a block device nor a plain file", d->path);
     else if (ioctl(fd, BLKGETSIZE64, &d->size) < 0 || ioctl(fd, BLKSSZGET, &sector) < 0)
         r = err_errno(err, -errno, "%s: asking for its size", d->path);
     d->sector_size = (uint32_t)sector;

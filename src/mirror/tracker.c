@@ -3,11 +3,20 @@
 #include "config.h"
 #include "mirror/blockdev.h"
 
+#include <sys/stat.h>
+
+static bool is_plain_file(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
 int tracker_open(struct tracker **ret, const char *name, struct err *err)
 {
     if (blockdev_is_uri(name))
         return tracker_open_nbd(ret, name, err);
-    return tracker_open_bpf(ret, name, err);
+    return is_plain_file(name) ? tracker_open_lease(ret, name, err) : tracker_open_bpf(ret, name, err);
 }
 
 #if !HAVE_BPF

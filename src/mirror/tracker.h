@@ -20,8 +20,7 @@ struct tracker_ops {
      * number of blocks taken in *ret_blocks. Checks poison first: -EIO with the reason means that marks may have been lost; the
      * caller then treats the whole disk as dirty after tracker_reset, or gives up. */
     int (*collect)(struct tracker *t, struct bitmap *dirty, uint64_t *ret_blocks, struct err *err);
-    /* Blocks marked now, without taking them: for rates and predictions. */
-    /* Marked blocks; all of them when marks may have been lost. */
+    /* Blocks marked now, without taking them, for rates and predictions; all of them when marks may have been lost. */
     uint64_t (*count)(struct tracker *t);
     /* Clears poison and counters, so that a copy begun after it may be trusted again. */
     int (*reset)(struct tracker *t, struct err *err);
@@ -54,11 +53,15 @@ int tracker_open_bpf(struct tracker **ret, const char *device, struct err *err);
  * not nbdkit with the xmotion plugin: say what to start instead. */
 int tracker_open_nbd(struct tracker **ret, const char *uri, struct err *err);
 
+/* A plain file that nobody has open for writing, and that is kept so by a lease of the kernel: whoever opens it to write makes
+ * collect, drain and audit fail. -EBUSY: somebody has it open now. */
+int tracker_open_lease(struct tracker **ret, const char *path, struct err *err);
+
 /* A bitmap in this process, for tests: marks are set by tracker_mem_mark. */
 int tracker_open_mem(struct tracker **ret, uint64_t size, struct err *err);
 void tracker_mem_mark(struct tracker *t, uint64_t offset, uint64_t length);
 
-/* By name: an NBD URI, or a device. */
+/* By name: an NBD URI, a device, or a plain file. */
 int tracker_open(struct tracker **ret, const char *name, struct err *err);
 
 static inline void tracker_destroy(struct tracker *t)

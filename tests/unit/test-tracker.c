@@ -2,9 +2,12 @@
 /* The tracker in memory, and which tracker a name leads to. The one of block devices is tested in
  * tests/kernel, on a kernel of its own. */
 #include "mirror/tracker.h"
-#include "unit.h"
+#include "temp-dir.h"
 
+#include <fcntl.h>
+#include <sched.h>
 #include <string.h>
+#include <sys/wait.h>
 
 static struct tracker *open_mem(uint64_t size)
 {
@@ -70,6 +73,48 @@ START_TEST(mem_is_always_quiet)
 }
 END_TEST
 
+/* Opens the file for writing in another process, which then waits for the lease to be given up. */
+static pid_t open_elsewhere(const char *path)
+{
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(open(path, O_RDWR) < 0);
+    return pid;
+}
+
+START_TEST(lease_says_who_writes)
+{
+    struct err err = {0};
+    struct tracker *t;
+    uint64_t blocks = 1;
+    pid_t pid;
+    int status;
+    int fd;
+
+    temp_dir_make();
+    temp_write("disk", "12345", 5);
+    fd = open(temp_path("disk"), O_RDWR | O_CLOEXEC);
+    ck_assert_int_eq(tracker_open(&t, temp_path("disk"), &err), -EBUSY);
+    ck_assert_ptr_nonnull(strstr(err.text, "open for writing"));
+    (void)close(fd);
+    ck_assert_msg(tracker_open(&t, temp_path("disk"), &err) == 0, "%s", err.text);
+    ck_assert_uint_eq(t->blocks, 1);
+    ck_assert_int_eq(t->ops->collect(t, NULL, &blocks, &err) | t->ops->drain(t, 0, &err) | t->ops->audit(t, &err), 0);
+    ck_assert_uint_eq(blocks + t->ops->count(t), 0);
+    pid = open_elsewhere(temp_path("disk"));
+    while (t->ops->count(t) == 0)
+        (void)sched_yield();
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid); /* nobody is held up */
+    ck_assert_int_eq(status, 0);
+    ck_assert_int_eq(t->ops->collect(t, NULL, &blocks, &err), -EIO);
+    ck_assert_int_eq(t->ops->reset(t, &err), -EIO);
+    ck_assert_int_eq(t->ops->audit(t, &err), -EIO);
+    tracker_destroy(t);
+    temp_dir_remove();
+}
+END_TEST
+
 /* Each name must be refused by the tracker that it belongs to. */
 START_TEST(names_lead_to_trackers)
 {
@@ -80,9 +125,9 @@ START_TEST(names_lead_to_trackers)
     ck_assert_ptr_nonnull(strstr(err.text, "nbd+unix:"));
     ck_assert_int_lt(tracker_open(&t, "/nonexistent/device", &err), 0);
     ck_assert_ptr_nonnull(strstr(err.text, "/nonexistent/device"));
-    ck_assert_int_eq(tracker_open(&t, "/proc/self/exe", &err), -ENOTSUP);
+    ck_assert_int_eq(tracker_open(&t, "/dev/null", &err), -ENOTSUP);
 }
 END_TEST
 
 UNIT_MAIN("tracker", mem_rounds_marks_outwards, mem_last_block_may_be_short, collect_moves_marks,
-          mem_is_always_quiet, names_lead_to_trackers)
+          mem_is_always_quiet, lease_says_who_writes, names_lead_to_trackers)
