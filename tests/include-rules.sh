@@ -29,6 +29,7 @@ BEHIND=(
     '(libxl[a-z_]*|xenctrl|xenguest|xenstore|xentoollog|xen/.*|xentool[a-z]*|xenevtchn|xengnttab|xencall)(\.h)? hv/xen/.*'
     '(bpf/.*|linux/(bpf|btf)|vmlinux|.*\.skel)(\.h)? mirror/bpf/.*'
     'libnbd\.h (mirror/(blockdev|tracker)-nbd\.c|hv/proc-guest-disk\.c)'
+    'xxh(ash|_x86dispatch)\.h (base/checksum|mirror/chain)\.c'
     'seccomp\.h cli/confine\.c'
     'nbdkit-(plugin|filter)\.h mirror/nbdkit-plugin\.c'
 )

@@ -91,10 +91,10 @@ uint64_t bitmap_count(const struct bitmap *b)
     return n;
 }
 
-/* First bit at or after `from` whose value is `value`; b->bits when there is none. */
-static uint64_t find(const struct bitmap *b, uint64_t from, bool value)
+/* First bit from `from` up to, not including, `end` whose value is `value`; `end` when there is none. */
+static uint64_t find(const struct bitmap *b, uint64_t from, uint64_t end, bool value)
 {
-    while (from < b->bits) {
+    while (from < end) {
         uint64_t word = load(b, from / 64);
 
         if (!value)
@@ -102,23 +102,21 @@ static uint64_t find(const struct bitmap *b, uint64_t from, bool value)
         word &= UINT64_MAX << (from % 64);
         if (word) {
             from = from / 64 * 64 + (uint64_t)__builtin_ctzll(word);
-            return from < b->bits ? from : b->bits;
+            return from < end ? from : end;
         }
         from = (from / 64 + 1) * 64;
     }
-    return b->bits;
+    return end;
 }
 
 uint64_t bitmap_next_run(const struct bitmap *b, uint64_t from, uint64_t most, uint64_t *ret_first)
 {
-    uint64_t first = find(b, from, true);
-    uint64_t end;
+    uint64_t first = find(b, from, b->bits, true);
 
-    if (first == b->bits)
+    if (first >= b->bits)
         return 0;
-    end = find(b, first, false);
     *ret_first = first;
-    return end - first < most ? end - first : most;
+    return find(b, first, most < b->bits - first ? first + most : b->bits, false) - first;
 }
 
 uint64_t bitmap_take(struct bitmap *b, uint64_t *from)

@@ -2,13 +2,13 @@
 #include "memsync/page-source.h"
 
 #include "base/bytes.h"
+#include "base/checksum.h"
 #include "base/zero.h"
 #include "transport/wire.h"
 
 #include <assert.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <xxhash.h>
 
 #define BATCH      WIRE_PAGES_MAX
 #define SLOTS      16u /* batches that wait for a worker: 16 MiB */
@@ -317,7 +317,7 @@ static void put_record(struct page_source *p, struct stream_work *work, const st
     struct wire_pages_head head = {.epoch = b->epoch,
                                    .page_count = b->count,
                                    .raw_length = raw,
-                                   .checksum = XXH3_64bits(work->scratch, raw)};
+                                   .checksum = checksum(work->scratch, raw)};
 
     work->type = WIRE_MEMORY_PAGES;
     head.encoding = (uint16_t)stream_work_payload(work, wire_pages_overhead(b->count), raw, p->config.zstd,

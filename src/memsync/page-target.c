@@ -3,6 +3,7 @@
 
 #include "base/bitmap.h"
 #include "base/bytes.h"
+#include "base/checksum.h"
 #include "base/cleanup.h"
 #include "base/fdio.h"
 #include "memsync/libxc-stream.h"
@@ -12,7 +13,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #define SCRIPT_MAX MIB(160) /* octets of records that may wait: a QEMU state and more */
 
@@ -277,7 +277,7 @@ int page_target_take(struct page_target *p, const struct record *record, struct 
             return r;
         payload = raw;
     }
-    if (XXH3_64bits(payload, head.raw_length) != head.checksum)
+    if (checksum(payload, head.raw_length) != head.checksum)
         return err_set(err, -EBADMSG, "pages of memory epoch %llu are not what was read at the source (checksum)",
                        (unsigned long long)head.epoch);
     for (uint32_t i = 0; i < head.page_count; i++)

@@ -2,6 +2,7 @@
 #include "mirror/chain.h"
 
 #include "base/bytes.h"
+#include "base/checksum.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -14,7 +15,7 @@ static uint64_t sum_zeroes(uint32_t length)
     static const uint8_t zeroes[WIRE_DISK_BLOCK_MAX];
 
     assert(length <= sizeof(zeroes));
-    return XXH3_64bits(zeroes, length);
+    return checksum(zeroes, length);
 }
 
 int chain_init(struct chain *c, uint64_t disk_size)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* One record of a disk: which blocks it claims, how they are read and described, and what its end means for them. */
 #include "base/bytes.h"
+#include "base/checksum.h"
 #include "base/clock.h"
 #include "base/zero.h"
 #include "mirror/mirror-source-internal.h"
@@ -8,7 +9,6 @@
 
 #include <assert.h>
 #include <stdlib.h>
-#include <xxhash.h>
 
 #define CHUNK_BITS      (MIRROR_CHUNK / TRACKER_GRANULARITY)
 #define RECORD_CHUNKS   4u /* chunks of a record while they are whole: 256 KiB reads */
@@ -211,7 +211,7 @@ static void describe(const struct mirror_source *m, struct draft *d, const uint8
         b.kind = WIRE_BLOCK_ZERO;
     } else {
         b.kind = WIRE_BLOCK_DATA;
-        b.checksum = XXH3_64bits(from, length);
+        b.checksum = checksum(from, length);
         if (d->payload_end != from)
             memmove(d->payload_end, from, length);
         d->payload_end += length;
@@ -266,7 +266,7 @@ static void describe_offers(const struct mirror_source *m, const struct claim *c
         if (c->runs[i].hole) {
             b.checksum = chain_zeroes(&m->chain, b.length);
         } else {
-            b.checksum = XXH3_64bits(from, b.length);
+            b.checksum = checksum(from, b.length);
             from += b.length;
         }
         wire_put_disk_block(d->blocks + d->count * WIRE_DISK_BLOCK_SIZE, &b);

@@ -2,6 +2,7 @@
 #include "mirror/mirror-target.h"
 
 #include "base/bytes.h"
+#include "base/checksum.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/zero.h"
@@ -11,7 +12,6 @@
 #include <assert.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <xxhash.h>
 
 #define AREA "mirror.target"
 /* Octets that are read at once, to be compared. */
@@ -94,7 +94,7 @@ static int check_blocks(const struct taking *t, const uint8_t *payload, struct e
                            b.length, (unsigned long long)b.offset);
         if (b.kind != WIRE_BLOCK_DATA)
             continue;
-        if (XXH3_64bits(payload, b.length) != b.checksum)
+        if (checksum(payload, b.length) != b.checksum)
             return err_set(err, -EBADMSG,
                            "the block of %u octets at %llu is not what was read at the source (checksum)",
                            b.length, (unsigned long long)b.offset);
@@ -143,7 +143,7 @@ static void compare_offers(struct taking *t, const struct run *run, const uint8_
     for (uint32_t i = run->first; i < run->first + run->count; i++) {
         struct wire_disk_block b = block_at(t, i);
 
-        if ((content ? XXH3_64bits(content, b.length) : chain_zeroes(&t->m->chain, b.length)) != b.checksum)
+        if ((content ? checksum(content, b.length) : chain_zeroes(&t->m->chain, b.length)) != b.checksum)
             wire_need_set(t->need, i);
         else
             t->m->kept += b.length;

@@ -36,7 +36,7 @@ struct conn {
     atomic_bool shut; /* conn_shutdown was called */
     bool ended;       /* the peer has closed between records */
     struct direction out, in;
-    uint8_t stage[TLS_RECORD_MAX]; /* the header and small parts, until they fill a TLS record */
+    uint8_t stage[TLS_RECORD_MAX]; /* headers and small parts, until they fill a TLS record */
     size_t staged;
     uint8_t head[WIRE_HEADER_SIZE]; /* the record that comes in */
     struct wire_header header;
@@ -295,19 +295,24 @@ static int flush(struct conn *c, struct err *err)
     return r;
 }
 
-static int send_record(struct conn *c, const uint8_t *head, const struct iovec *parts,
+static int put_record(struct conn *c, const uint8_t *head, const struct iovec *parts,
                        unsigned int n, struct err *err)
 {
     int r = write_part(c, head, WIRE_HEADER_SIZE, err);
 
     for (unsigned int i = 0; r == 0 && i < n; i++)
         r = write_part(c, parts[i].iov_base, parts[i].iov_len, err);
-    if (r == 0)
-        r = write_stage(c, err);
-    return r < 0 ? r : flush(c, err);
+    return r;
 }
 
-int conn_send(struct conn *c, enum wire_type type, const struct iovec *parts, unsigned int n,
+static int out_failed(struct conn *c, int r, struct err *err)
+{
+    if (r == -ENODATA)
+        r = err_set(err, -EPIPE, "%s has closed the connection", conn_peer(c));
+    return fail(c, &c->out, r, err);
+}
+
+int conn_put(struct conn *c, enum wire_type type, const struct iovec *parts, unsigned int n,
               struct err *err)
 {
     uint8_t head[WIRE_HEADER_SIZE];
@@ -320,19 +325,38 @@ int conn_send(struct conn *c, enum wire_type type, const struct iovec *parts, un
         return failed_before(&c->out, err);
     for (unsigned int i = 0; i < n; i++)
         length += parts[i].iov_len;
-    assert(length <= WIRE_DATA_MAX && c->staged == 0);
+    assert(length <= WIRE_DATA_MAX);
     wire_put_header(head, &(struct wire_header){.type = (uint16_t)type,
                                                 .length = (uint32_t)length,
                                                 .sequence = c->out.sequence});
-    r = send_record(c, head, parts, n, err);
-    if (r == -ENODATA)
-        r = err_set(err, -EPIPE, "%s has closed the connection", conn_peer(c));
+    r = put_record(c, head, parts, n, err);
     if (r < 0)
-        return fail(c, &c->out, r, err);
+        return out_failed(c, r, err);
     c->out.sequence++;
     atomic_fetch_add_explicit(&c->out.bytes, WIRE_HEADER_SIZE + length, memory_order_relaxed);
     capture(c, 'S', head, parts, n);
     return 0;
+}
+
+int conn_flush(struct conn *c, struct err *err)
+{
+    struct err own = {0};
+    int r;
+
+    err = err ? err : &own;
+    if (c->out.failure.code)
+        return failed_before(&c->out, err);
+    r = write_stage(c, err);
+    if (r == 0)
+        r = flush(c, err);
+    return r < 0 ? out_failed(c, r, err) : 0;
+}
+
+int conn_send(struct conn *c, enum wire_type type, const struct iovec *parts, unsigned int n, struct err *err)
+{
+    int r = conn_put(c, type, parts, n, err);
+
+    return r < 0 ? r : conn_flush(c, err);
 }
 
 /* Memory is taken only now, for a length that was checked. What the body held is not needed any

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The sender's end: one worker thread a connection. A worker's turn: take in the acknowledgements
  * that are there; ask the sources for one record; send it; when there is nothing, or the window is
- * full, wait.
+ * full, flush and wait.
  *
  * What a worker has sent and not heard of is in its ring, oldest first. A record enters the ring
  * before it is sent and leaves it through done(), once: by its acknowledgement; when its connection
@@ -272,8 +272,10 @@ static int wait_for_news(struct worker *w, uint64_t seen, uint64_t timeout_ns, s
                           {.fd = w->event_fd, .events = POLLIN}};
     bool kicked = true;
     uint64_t ignored;
-    int n = 0;
+    int n = conn_flush(w->conn, err);
 
+    if (n < 0)
+        return n;
     atomic_store(&w->waiting, true);
     if (atomic_load(&w->stream->kicks) == seen && !atomic_load(&w->stream->stopping)) {
         kicked = false;
@@ -382,7 +384,7 @@ static int send_one(struct worker *w, struct sent *next, struct err *err)
     w->sent++;
     w->bytes += record_length(&next->work);
     w->unsent = r < 0;
-    return r < 0 ? r : conn_send(w->conn, next->work.type, parts, next->work.payload_length ? 2 : 1, err);
+    return r < 0 ? r : conn_put(w->conn, next->work.type, parts, next->work.payload_length ? 2 : 1, err);
 }
 
 static int turn(struct worker *w, struct err *err)

@@ -4,11 +4,11 @@
 #include "transport/wire.h"
 
 #include "base/bytes.h"
+#include "base/checksum.h"
 
 #include <assert.h>
 #include <inttypes.h>
 #include <stddef.h>
-#include <xxhash.h>
 
 static_assert(WIRE_DISK_HEAD_SIZE + WIRE_DISK_BLOCKS_MAX * WIRE_DISK_BLOCK_SIZE +
                       WIRE_PAYLOAD_MAX <=
@@ -420,5 +420,5 @@ uint64_t wire_chain_fold(uint64_t chain, const struct wire_disk_block *b)
     put_be64(in + 8, b->offset);
     put_be64(in + 16, b->length + ((uint64_t)b->kind << 32));
     put_be64(in + 24, b->checksum);
-    return XXH3_64bits(in, sizeof(in));
+    return checksum(in, sizeof(in));
 }

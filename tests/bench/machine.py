@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What every benchmark needs of the machine: memory that was touched, a link of a given kind, processes and what they cost."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ MIB = 1 << 20
 SHM = "/dev/shm"
 V1, V2 = "/sys/fs/cgroup/cpuacct", "/sys/fs/cgroup"
 STEP = 0.002
+RSS_STEPS = 20  # between looks at the memory of a process that will end by itself; what the kernel says of an ended one has our own in it
 
 
 class Failure(Exception):
@@ -18,6 +20,7 @@ class Failure(Exception):
 
 
 def wait_for(condition, seconds, what):
+    """Until the condition is true; its value."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > end:
@@ -54,6 +57,13 @@ LINKS = {
 }
 
 
+def make_link():
+    """This network namespace has a loopback only, with the congestion control of a stock Debian."""
+    run(["ip", "link", "set", "lo", "up"])
+    with open("/proc/sys/net/ipv4/tcp_congestion_control", "w", encoding="ascii") as file:
+        file.write("cubic")
+
+
 def shape(link):
     """The loopback of this network namespace becomes that link, both ways; 25 ms in either direction are 50 ms."""
     subprocess.run(["tc", "qdisc", "del", "dev", "lo", "root"], stderr=subprocess.DEVNULL, check=False)
@@ -63,8 +73,8 @@ def shape(link):
 
 def link_octets():
     """Sent over the loopback so far, headers and acknowledgements included."""
-    with open("/sys/class/net/lo/statistics/tx_bytes", encoding="ascii") as file:
-        return int(file.read())
+    with open("/proc/net/dev", encoding="ascii") as file:
+        return int(next(line for line in file if line.strip().startswith("lo:")).split()[9])
 
 
 # -- processes --
@@ -120,15 +130,14 @@ class Group:
     def finish(self, process, seconds=600):
         """Waits for the end of a process; its exit code must be 0. Its peak memory is noted."""
         end = time.monotonic() + seconds
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if pid:
+        for turn in itertools.count():
+            if process.poll() is not None:
                 break
             if time.monotonic() > end:
                 raise Failure(f"{process.args[0]} does not end: {self.tail()}")
+            if turn % RSS_STEPS == 0:
+                self.note_rss()
             time.sleep(STEP)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        self.rss = max(self.rss, usage.ru_maxrss * 1024)
         if process.returncode:
             raise Failure(f"{' '.join(process.args[:3])}: exit code {process.returncode}: {self.tail()}")
 

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""W1: a disk that nobody writes to, to a target that does not exist yet (W1c: to an old copy), over links of several kinds."""
+
+import os
+import shutil
+import time
+
+import disks
+import image
+from machine import MIB, Failure, link_octets, missing, shape, warm_memory
+
+COLD = (disks.Xmotion, disks.Nbdcopy, disks.NbdcopyZero, disks.QemuImg, disks.Mirror, disks.Ssh, disks.RsyncCold)
+SLOW = (disks.Xmotion, disks.NbdcopyZero, disks.ZstdSsh)
+FAR = (disks.Xmotion, disks.NbdcopyZero)
+OLD = (disks.XmotionReuse, disks.RsyncBlocks, disks.NbdcopyZero)
+
+
+class Workload:
+    """`peers` copy the same image in turn, round by round, so that whatever else the machine does meets them all."""
+
+    def __init__(self, name, title, peers, link="loopback", changed=0):
+        self.name, self.title, self.peers, self.link, self.changed = name, title, peers, link, changed
+
+
+WORKLOADS = (
+    Workload("w1", "W1: cold copy, loopback", COLD),
+    Workload("w1n", "W1: cold copy, 1 Gbit/s", SLOW, link="1 Gbit/s"),
+    Workload("w1d", "W1: cold copy, 50 ms", FAR, link="50 ms"),
+    Workload("w1nd", "W1: cold copy, 1 Gbit/s and 50 ms", FAR, link="1 Gbit/s, 50 ms"),
+    Workload("w1c", "W1c: old copy, 2 % changed", OLD, changed=2),
+)
+
+
+def run_once(peer, work, source, target):
+    """One copy: prepared, measured, compared. Returns what it cost."""
+    copy = peer(work, source, target)
+    try:
+        copy.prepare()
+        copy.server.note_rss()
+        warm_memory(copy.size + 256 * MIB)
+        cpu = copy.server.cpu() + copy.client.cpu()
+        octets, begin = link_octets(), time.monotonic()
+        copy.copy()
+        wall = time.monotonic() - begin
+        octets = link_octets() - octets
+        cpu = copy.server.cpu() + copy.client.cpu() - cpu
+        copy.server.note_rss()
+        copy.settle()
+    finally:
+        copy.end()
+    if not disks.same(source, target):
+        raise Failure(f"{peer.name}: the copy differs from its source")
+    return {"peer": peer.name, "wall": wall, "cpu": cpu, "rss_client": copy.client.rss, "rss_server": copy.server.rss,
+            "wire": copy.wire if copy.wire is not None else octets, "target": disks.allocated(target)}
+
+
+def run_workload(workload, work, size, rounds, say, only=None):
+    """Every peer in every round. Returns the runs, and what was left out and why."""
+    source, target, old = (f"{work}/{name}" for name in ("source.img", "target.img", "old.img"))
+    peers, left_out, runs = [], {}, []
+    for peer in workload.peers:
+        if only and not any(o in peer.name for o in only):
+            continue
+        if lacking := missing(*peer.programs):
+            left_out[peer.name] = f"no {lacking} here"
+        else:
+            peers.append(peer)
+    if not os.path.exists(source):
+        image.make(source, size)
+    if workload.changed:
+        shutil.copyfile(source, old)
+        image.change(old, workload.changed)
+    shape(workload.link)
+    for number in range(rounds):
+        for peer in peers:
+            if workload.changed:
+                shutil.copyfile(old, target)
+            result = run_once(peer, work, source, target)
+            os.unlink(target)
+            runs.append(result)
+            say(f"{workload.name} {number + 1}/{rounds} {peer.name}: {result['wall']:.2f} s, {result['cpu']:.2f} CPU s, "
+                f"{result['wire'] / MIB:.0f} MiB on the wire")
+    shape("loopback")
+    if workload.changed:
+        os.unlink(old)
+    return runs, left_out
