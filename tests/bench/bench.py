@@ -12,7 +12,7 @@ import tempfile
 import disks
 import report
 import w1
-from machine import MIB, SHM, Failure, make_link
+from machine import MIB, SHM, Failure
 
 
 def say(text):
@@ -31,7 +31,6 @@ def main():
     if unknown := [w for w in options.workloads if w not in names]:
         parser.error(f"no workload {unknown[0]}: one of {', '.join(names)}")
     chosen = [w for w in w1.WORKLOADS if not options.workloads or w.name in options.workloads]
-    make_link()
     work = tempfile.mkdtemp(prefix="xmotion-bench-", dir=SHM)
     results = []
     try:

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 
-from machine import Failure, Group, run, wait_for
+from machine import NAME, Failure, Group, run, wait_for
 
 TLS = "tls"
 KEY = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
@@ -18,7 +18,7 @@ def make_certificates(folder):
     os.makedirs(folder)
     ca, key = f"{folder}/ca-cert.pem", f"{folder}/ca-key.pem"
     run([*KEY, "-subj", "/CN=bench CA", "-keyout", key, "-out", ca])
-    run([*KEY, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE",
+    run([*KEY, "-subj", "/CN=target", "-addext", "subjectAltName=DNS:target", "-addext", "basicConstraints=CA:FALSE",
          "-CA", ca, "-CAkey", key, "-keyout", f"{folder}/server-key.pem", "-out", f"{folder}/server-cert.pem"])
     for part in ("key", "cert"):
         shutil.copy(f"{folder}/server-{part}.pem", f"{folder}/client-{part}.pem")
@@ -30,13 +30,6 @@ def free_port():
         return s.getsockname()[1]
 
 
-def listens(port):
-    """Looks without connecting: some servers end with their first client."""
-    needle = f"0100007F:{port:04X} 00000000:0000 0A"
-    with open("/proc/net/tcp", encoding="ascii") as file:
-        return needle in file.read()
-
-
 class Copy:
     """One copy of `source` to `target`. A peer prepares its server, then is measured from the start of its client to its end."""
 
@@ -44,8 +37,8 @@ class Copy:
     programs = ()
     wire = None  # octets that crossed the link, where the peer itself says so
 
-    def __init__(self, work, source, target):
-        self.work, self.source, self.target = work, source, target
+    def __init__(self, link, work, source, target):
+        self.link, self.work, self.source, self.target = link, work, source, target
         self.size = os.path.getsize(source)
         self.server, self.client = Group("server", work), Group("client", work)
         self.port = free_port()
@@ -63,9 +56,10 @@ class Copy:
         self.server.end()
         self.client.end()
 
-    def serve(self, command, seconds=20):
-        self.server.start(command)
-        wait_for(lambda: listens(self.port), seconds, f"{command[0]} listens")
+    def serve(self, command, **options):
+        """A server at the other end of the link, which listens then."""
+        self.server.start([*self.link.prefix, *command], **options)
+        wait_for(lambda: self.link.listens(self.port), 20, f"{command[0]} listens")
 
     def run_client(self, command, **options):
         self.client.finish(self.client.start(command, **options))
@@ -83,11 +77,11 @@ class Xmotion(Copy):
         os.makedirs(self.sr, exist_ok=True)
         for host in ("a", "b"):
             os.makedirs(f"{self.work}/{host}", mode=0o700, exist_ok=True)
-        address = f"127.0.0.1:{self.port}"
+        address = f"{NAME}:{self.port}"
         fingerprints = {host: self.run(host, "identity").split("SHA256:")[1][:64] for host in ("a", "b")}
         self.run("b", "authorize", "SHA256:" + fingerprints["a"])
-        self.server.start([self.program, "recv", "--listen", address, "--sr", f"dir:{self.sr}", "--allow-disk", self.target], env=self.environment("b"))
-        wait_for(lambda: listens(self.port), 20, "xmotion recv listens")
+        self.serve([self.program, "recv", "--listen", f"{self.link.address}:{self.port}", "--sr", f"dir:{self.sr}", "--allow-disk", self.target],
+                   env=self.environment("b"))
         self.run("a", "trust", address, "--fingerprint", "SHA256:" + fingerprints["b"])
 
     def environment(self, host):
@@ -98,7 +92,7 @@ class Xmotion(Copy):
 
     def copy(self):
         with open(f"{self.work}/events", "w", encoding="utf-8") as out:
-            self.run_client([self.program, "send", f"disk:{self.source}", f"127.0.0.1:{self.port}", "--json", *self.where(),
+            self.run_client([self.program, "send", f"disk:{self.source}", f"{NAME}:{self.port}", "--json", *self.where(),
                              *self.options], env=self.environment("a"), stdout=out)
         with open(f"{self.work}/events", encoding="utf-8") as file:
             result = json.loads(file.readlines()[-1])
@@ -137,12 +131,12 @@ class Nbdcopy(Copy):
     def prepare(self):
         with open(self.target, "wb") as file:
             file.truncate(self.size)
-        self.serve(["nbdkit", "-f", "--exit-with-parent", "-i", "127.0.0.1", "-p", str(self.port), "--tls=require",
+        self.serve(["nbdkit", "-f", "--exit-with-parent", "-i", self.link.address, "-p", str(self.port), "--tls=require",
                     f"--tls-certificates={self.work}/{TLS}", "--tls-verify-peer", "file", self.target])
 
     def copy(self):
         self.run_client(["nbdcopy", *self.options, "--flush", self.source,
-                         f"nbds://localhost:{self.port}/?tls-certificates={self.work}/{TLS}"])
+                         f"nbds://{NAME}:{self.port}/?tls-certificates={self.work}/{TLS}"])
 
 
 class NbdcopyZero(Nbdcopy):
@@ -157,7 +151,7 @@ class QemuImg(Nbdcopy):
     def copy(self):
         self.run_client(["qemu-img", "convert", "-n", "-W", "-m", "16", "--target-is-zero", "-f", "raw", "--object",
                          f"tls-creds-x509,id=tls,dir={self.work}/{TLS},endpoint=client", "--target-image-opts", self.source,
-                         f"driver=nbd,server.type=inet,server.host=localhost,server.port={self.port},tls-creds=tls"])
+                         f"driver=nbd,server.type=inet,server.host={NAME},server.port={self.port},tls-creds=tls"])
 
 
 class Monitor:
@@ -230,7 +224,7 @@ class Mirror(Nbdcopy):
         process = self.client.start([
             "qemu-storage-daemon", "--object", f"tls-creds-x509,id=tls,dir={self.work}/{TLS},endpoint=client",
             "--blockdev", f"driver=file,node-name=source,filename={self.source},cache.direct=off",
-            "--blockdev", f"driver=nbd,node-name=target,server.type=inet,server.host=localhost,server.port={self.port},tls-creds=tls",
+            "--blockdev", f"driver=nbd,node-name=target,server.type=inet,server.host={NAME},server.port={self.port},tls-creds=tls",
             "--chardev", f"socket,id=c,path={path},server=on,wait=off", "--monitor", "chardev=c"])
         monitor = Monitor(path)
         monitor.command("blockdev-mirror", job_id="copy", device="source", target="target", sync="full")
@@ -259,13 +253,13 @@ class Ssh(Copy):
             shutil.copy(f"{keys}/user.pub", f"{keys}/authorized")
         os.makedirs("/run/sshd", exist_ok=True)
         self.serve([shutil.which("sshd", path="/usr/sbin:/sbin"), "-D", "-e", "-f", "/dev/null", "-p", str(self.port), "-h", f"{keys}/host", "-o",
-                    f"AuthorizedKeysFile={keys}/authorized", "-o", "ListenAddress=127.0.0.1", "-o", "StrictModes=no", "-o", "PidFile=none",
+                    f"AuthorizedKeysFile={keys}/authorized", "-o", f"ListenAddress={self.link.address}", "-o", "StrictModes=no", "-o", "PidFile=none",
                     "-o", "PermitRootLogin=prohibit-password", "-o", "UsePAM=no"])
 
     def command(self):
         keys = f"{self.work}/ssh"
         return ["ssh", "-q", "-F", "/dev/null", "-i", f"{keys}/user", "-p", str(self.port), "-c", "aes128-gcm@openssh.com", "-o",
-                "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "localhost"]
+                "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", NAME]
 
     def copy(self):
         with open(self.source, "rb") as file:
@@ -311,7 +305,7 @@ class Rsync(Copy):
         self.server.start(["stunnel4", f"{self.files}/server.conf"])
         self.client.start(["stunnel4", f"{self.files}/client.conf"])
         for port in (self.inner, self.outer, self.port):
-            wait_for(lambda at=port: listens(at), 20, "rsync and stunnel listen")
+            wait_for(lambda at=port: self.link.listens(at), 20, "rsync and stunnel listen")
 
     def write(self, name, text):
         with open(f"{self.files}/{name}", "w", encoding="utf-8") as file:

@@ -49,32 +49,65 @@ def run(command, **options):
 
 # -- the link --
 
-LINKS = {
-    "loopback": None,
-    "1 Gbit/s": ["rate", "1gbit"],
-    "50 ms": ["delay", "25ms"],
-    "1 Gbit/s, 50 ms": ["rate", "1gbit", "delay", "25ms"],
-}
+NEAR, FAR, NAME = "10.77.0.1", "10.77.0.2", "target"
+KINDS = {"loopback": None, "1 Gbit/s": (125_000_000, 0), "50 ms": (0, 25), "1 Gbit/s, 50 ms": (125_000_000, 25)}
 
 
-def make_link():
-    """This network namespace has a loopback only, with the congestion control of a stock Debian."""
-    run(["ip", "link", "set", "lo", "up"])
-    with open("/proc/sys/net/ipv4/tcp_congestion_control", "w", encoding="ascii") as file:
-        file.write("cubic")
+class Link:
+    """Between the two ends: the loopback, or two network namespaces and a link of some rate and delay (25 ms in either direction make
+    50). The receiving end is called `target`. The caller is in network and mount namespaces of its own (scripts/bench)."""
 
+    def __init__(self, kind, work):
+        self.prefix, self.processes, self.device = [], [], "lo"
+        self.pid = os.getpid()
+        self.address = FAR if KINDS[kind] else "127.0.0.1"
+        self._common(work)
+        if KINDS[kind]:
+            self._make(*KINDS[kind])
 
-def shape(link):
-    """The loopback of this network namespace becomes that link, both ways; 25 ms in either direction are 50 ms."""
-    subprocess.run(["tc", "qdisc", "del", "dev", "lo", "root"], stderr=subprocess.DEVNULL, check=False)
-    if LINKS[link]:
-        run(["tc", "qdisc", "add", "dev", "lo", "root", "netem", "limit", "100000", *LINKS[link]])
+    def _common(self, work):
+        """The congestion control is that of a stock Debian, whatever this machine's is."""
+        run(["ip", "link", "set", "lo", "up"])
+        with open("/proc/sys/net/ipv4/tcp_congestion_control", "w", encoding="ascii") as file:
+            file.write("cubic")
+        with open(f"{work}/hosts", "w", encoding="ascii") as file:
+            file.write(f"127.0.0.1 localhost\n{self.address} {NAME}\n")
+        run(["mount", "--bind", f"{work}/hosts", "/etc/hosts"])
 
+    def _make(self, rate, delay):
+        holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL)
+        self.processes.append(holder)
+        self.pid = holder.pid
+        own = os.readlink("/proc/self/ns/net")
+        wait_for(lambda: os.readlink(f"/proc/{holder.pid}/ns/net") != own, 10, "a network namespace")
+        self.prefix = ["nsenter", f"--net=/proc/{holder.pid}/ns/net"]
+        carrier = subprocess.Popen([os.environ["XMOTION_LINK"], str(holder.pid), str(rate), str(delay)], stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE)
+        self.processes.append(carrier)
+        if carrier.stdout.readline() != b"ready\n":
+            raise Failure("no link between two network namespaces")
+        self.device = "near"
+        for prefix, device, here, there in (([], "near", NEAR, FAR), (self.prefix, "far", FAR, NEAR)):
+            run([*prefix, "ip", "address", "add", here, "peer", there, "dev", device])
+            run([*prefix, "ip", "link", "set", device, "mtu", "9000", "up"])
+        run([*self.prefix, "ip", "link", "set", "lo", "up"])
 
-def link_octets():
-    """Sent over the loopback so far, headers and acknowledgements included."""
-    with open("/proc/net/dev", encoding="ascii") as file:
-        return int(next(line for line in file if line.strip().startswith("lo:")).split()[9])
+    def octets(self):
+        """Carried so far, both ways, headers and acknowledgements included."""
+        with open("/proc/net/dev", encoding="ascii") as file:
+            fields = next(line for line in file if line.strip().startswith(self.device + ":")).split()
+        return int(fields[9]) + (int(fields[1]) if self.device != "lo" else 0)
+
+    def listens(self, port):
+        """At the receiving end. Looks without connecting: some servers end with their first client."""
+        with open(f"/proc/{self.pid}/net/tcp", encoding="ascii") as file:
+            return any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in file)
+
+    def end(self):
+        run(["umount", "/etc/hosts"])
+        for process in reversed(self.processes):
+            process.kill()
+            process.wait()
 
 
 # -- processes --

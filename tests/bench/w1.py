@@ -7,7 +7,7 @@ import time
 
 import disks
 import image
-from machine import MIB, Failure, link_octets, missing, shape, warm_memory
+from machine import MIB, Failure, Link, missing, warm_memory
 
 COLD = (disks.Xmotion, disks.Nbdcopy, disks.NbdcopyZero, disks.QemuImg, disks.Mirror, disks.Ssh, disks.RsyncCold)
 SLOW = (disks.Xmotion, disks.NbdcopyZero, disks.ZstdSsh)
@@ -31,18 +31,18 @@ WORKLOADS = (
 )
 
 
-def run_once(peer, work, source, target):
+def run_once(peer, link, work, source, target):
     """One copy: prepared, measured, compared. Returns what it cost."""
-    copy = peer(work, source, target)
+    copy = peer(link, work, source, target)
     try:
         copy.prepare()
         copy.server.note_rss()
         warm_memory(copy.size + 256 * MIB)
         cpu = copy.server.cpu() + copy.client.cpu()
-        octets, begin = link_octets(), time.monotonic()
+        octets, begin = link.octets(), time.monotonic()
         copy.copy()
         wall = time.monotonic() - begin
-        octets = link_octets() - octets
+        octets = link.octets() - octets
         cpu = copy.server.cpu() + copy.client.cpu() - cpu
         copy.server.note_rss()
         copy.settle()
@@ -70,17 +70,21 @@ def run_workload(workload, work, size, rounds, say, only=None):
     if workload.changed:
         shutil.copyfile(source, old)
         image.change(old, workload.changed)
-    shape(workload.link)
-    for number in range(rounds):
-        for peer in peers:
-            if workload.changed:
-                shutil.copyfile(old, target)
-            result = run_once(peer, work, source, target)
-            os.unlink(target)
-            runs.append(result)
-            say(f"{workload.name} {number + 1}/{rounds} {peer.name}: {result['wall']:.2f} s, {result['cpu']:.2f} CPU s, "
-                f"{result['wire'] / MIB:.0f} MiB on the wire")
-    shape("loopback")
+    link = Link(workload.link, work)
+    try:
+        for number in range(rounds):
+            for peer in peers:
+                if workload.changed:
+                    shutil.copyfile(old, target)
+                runs.append(run_once(peer, link, work, source, target))
+                os.unlink(target)
+                say(f"{workload.name} {number + 1}/{rounds} {describe(runs[-1])}")
+    finally:
+        link.end()
     if workload.changed:
         os.unlink(old)
     return runs, left_out
+
+
+def describe(result):
+    return f"{result['peer']}: {result['wall']:.2f} s, {result['cpu']:.2f} CPU s, {result['wire'] / MIB:.0f} MiB on the wire"
