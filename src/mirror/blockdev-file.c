@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -26,6 +27,8 @@ struct blockdev_file {
     bool is_device;
     bool direct;
     char *path;
+    pthread_mutex_t lock;
+    uint64_t data_from, data_end; /* known to be no hole: to find the end of one, some file systems look at every page of it */
 };
 
 static struct blockdev_file *self(struct blockdev *b)
@@ -104,6 +107,24 @@ static int write_zeroes(struct blockdev_file *f, uint64_t len, uint64_t offset)
     return r;
 }
 
+static uint64_t known_data(struct blockdev_file *f, uint64_t offset)
+{
+    uint64_t length;
+
+    pthread_mutex_lock(&f->lock);
+    length = offset >= f->data_from && offset < f->data_end ? f->data_end - offset : 0;
+    pthread_mutex_unlock(&f->lock);
+    return length;
+}
+
+static void know_data(struct blockdev_file *f, uint64_t offset, uint64_t length)
+{
+    pthread_mutex_lock(&f->lock);
+    f->data_from = offset;
+    f->data_end = offset + length;
+    pthread_mutex_unlock(&f->lock);
+}
+
 static int file_zero(struct blockdev *b, uint64_t len, uint64_t offset, struct err *err)
 {
     struct blockdev_file *f = self(b);
@@ -116,6 +137,7 @@ static int file_zero(struct blockdev *b, uint64_t len, uint64_t offset, struct e
         r = err_set(err, -EIO, "zeroing is cut short by a fault point");
     if (r < 0)
         return err_prefix(err, r, "%s", f->path);
+    know_data(f, 0, 0);
     if (f->is_device)
         r = ioctl(f->fd, BLKZEROOUT, range);
     else
@@ -148,9 +170,10 @@ static int file_extent(struct blockdev *b, uint64_t offset, uint64_t *ret_length
 
     assert(offset < b->size);
     *ret_zero = false;
-    *ret_length = b->size - offset;
-    if (f->is_device)
+    *ret_length = f->is_device ? b->size - offset : known_data(f, offset);
+    if (*ret_length)
         return 0;
+    *ret_length = b->size - offset;
     data = lseek(f->fd, (off_t)offset, SEEK_DATA);
     if (data < 0 && errno == ENXIO) {
         *ret_zero = true;
@@ -166,6 +189,7 @@ static int file_extent(struct blockdev *b, uint64_t offset, uint64_t *ret_length
     hole = lseek(f->fd, (off_t)offset, SEEK_HOLE);
     if (hole > (off_t)offset)
         *ret_length = MIN((uint64_t)hole, b->size) - offset;
+    know_data(f, offset, *ret_length);
     return 0;
 }
 
@@ -175,6 +199,7 @@ static void file_close(struct blockdev *b)
 
     if (f->fd >= 0)
         (void)close(f->fd);
+    (void)pthread_mutex_destroy(&f->lock);
     free(f->path);
     free(f);
 }
@@ -246,6 +271,7 @@ int blockdev_open_file(struct blockdev **ret, const char *path, unsigned int fla
         return err_set(err, -ENOMEM, "out of memory");
     f->base.ops = &file_ops;
     f->fd = -1;
+    (void)pthread_mutex_init(&f->lock, NULL);
     f->path = strdup(path);
     r = f->path ? open_checked(f, flags, err) : err_set(err, -ENOMEM, "out of memory");
     if (r < 0) {

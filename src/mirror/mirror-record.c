@@ -14,8 +14,9 @@
 #define RECORD_CHUNKS   4u /* chunks of a record while they are whole: 256 KiB reads */
 #define RECORD_SPARSE   32u /* and at most this many when little of each is dirty */
 #define RUNS_MAX        (RECORD_SPARSE * CHUNK_BITS / 2)
-#define OFFER_OCTETS    MIB(1) /* read for a record of offers */
-#define OFFER_CHUNKS    64u    /* of one, with known holes: the target may have to read them */
+#define OFFER_CHUNKS    16u /* of a record that are read, and that the target may have to read */
+#define OFFER_HOLES     64u /* of one, with known holes */
+#define OFFER_READ      KIB(256) /* at once, to be still in the processor's cache when it is summed */
 
 _Static_assert(RUNS_MAX <= WIRE_DISK_BLOCKS_MAX, "a record can hold all runs of its chunks");
 
@@ -101,10 +102,10 @@ static void claim_chunk(struct mirror_source *m, struct claim *c, uint64_t chunk
 /* Claims whole chunks. Called with the lock held. */
 static int claim_offers(struct mirror_source *m, struct claim *c, struct err *err)
 {
-    uint64_t to_read = 0;
+    unsigned int to_read = 0;
     uint64_t first;
 
-    while (c->count < OFFER_CHUNKS && to_read + MIRROR_CHUNK <= OFFER_OCTETS &&
+    while (c->count < OFFER_HOLES && to_read < OFFER_CHUNKS &&
            bitmap_next_run(&m->todo, m->cursor, 1, &first)) {
         uint64_t offset = first / CHUNK_BITS * MIRROR_CHUNK;
         uint32_t length = (uint32_t)MIN(MIRROR_CHUNK, m->dev->size - offset);
@@ -116,7 +117,7 @@ static int claim_offers(struct mirror_source *m, struct claim *c, struct err *er
         c->runs[c->count].offset = offset;
         c->runs[c->count].length = length;
         c->runs[c->count].hole = m->extent_zero && m->extent_end >= offset + length;
-        to_read += c->runs[c->count].hole ? 0 : length;
+        to_read += !c->runs[c->count].hole;
         c->octets += length;
         c->count++;
         bitmap_clear_run(&m->todo, offset / TRACKER_GRANULARITY, end - offset / TRACKER_GRANULARITY);
@@ -164,25 +165,33 @@ static int read_run(struct mirror_source *m, uint8_t *to, uint64_t length, uint6
     return r;
 }
 
+/* Neighbours from run `i` on are read at once, `most` octets at most but for a run that is longer. Returns the first run that was not
+ * read, or an error. */
+static int read_neighbours(struct mirror_source *m, const struct claim *c, uint32_t i, uint64_t most, uint8_t *to,
+                           struct err *err)
+{
+    uint64_t offset = c->runs[i].offset;
+    uint64_t length = c->runs[i].length;
+    int r;
+
+    for (i++; i < c->count && c->runs[i].offset == offset + length && !c->runs[i].hole && length + c->runs[i].length <= most; i++)
+        length += c->runs[i].length;
+    r = read_run(m, to, length, offset, err);
+    return r < 0 ? r : (int)i;
+}
+
 static int read_runs(struct mirror_source *m, const struct claim *c, uint8_t *to, struct err *err)
 {
     uint32_t i = 0;
 
     while (i < c->count) {
-        uint64_t offset = c->runs[i].offset;
-        uint64_t length = 0;
-        int r;
+        uint32_t first = i;
+        int r = read_neighbours(m, c, first, UINT64_MAX, to, err);
 
-        if (c->runs[i].hole) {
-            i++;
-            continue;
-        }
-        for (; i < c->count && c->runs[i].offset == offset + length && !c->runs[i].hole; i++)
-            length += c->runs[i].length;
-        r = read_run(m, to, length, offset, err);
         if (r < 0)
             return r;
-        to += length;
+        for (i = (uint32_t)r; first < i; first++)
+            to += c->runs[first].length;
     }
     return 0;
 }
@@ -258,20 +267,35 @@ static void describe_runs(const struct mirror_source *m, const struct claim *c, 
     }
 }
 
-static void describe_offers(const struct mirror_source *m, const struct claim *c, const uint8_t *from, struct draft *d)
+static void describe_offer(struct draft *d, uint64_t offset, uint32_t length, uint64_t sum)
 {
-    for (uint32_t i = 0; i < c->count; i++) {
-        struct wire_disk_block b = {.offset = c->runs[i].offset, .length = c->runs[i].length, .kind = WIRE_BLOCK_KEEP};
+    struct wire_disk_block b = {.offset = offset, .length = length, .kind = WIRE_BLOCK_KEEP, .checksum = sum};
+
+    wire_put_disk_block(d->blocks + d->count * WIRE_DISK_BLOCK_SIZE, &b);
+    d->count++;
+}
+
+/* Reads and sums; nothing that was read is kept. */
+static int describe_offers(struct mirror_source *m, const struct claim *c, uint8_t *buffer, struct draft *d, struct err *err)
+{
+    uint32_t i = 0;
+
+    while (i < c->count) {
+        const uint8_t *from = buffer;
+        int r;
 
         if (c->runs[i].hole) {
-            b.checksum = chain_zeroes(&m->chain, b.length);
-        } else {
-            b.checksum = checksum(from, b.length);
-            from += b.length;
+            describe_offer(d, c->runs[i].offset, c->runs[i].length, chain_zeroes(&m->chain, c->runs[i].length));
+            i++;
+            continue;
         }
-        wire_put_disk_block(d->blocks + d->count * WIRE_DISK_BLOCK_SIZE, &b);
-        d->count++;
+        r = read_neighbours(m, c, i, OFFER_READ, buffer, err);
+        if (r < 0)
+            return r;
+        for (; i < (uint32_t)r; from += c->runs[i++].length)
+            describe_offer(d, c->runs[i].offset, c->runs[i].length, checksum(from, c->runs[i].length));
     }
+    return 0;
 }
 
 /* A record that was given out: what its end means for the chains and the marks. Its blocks as on the wire. */
@@ -373,15 +397,14 @@ static int make_record(struct mirror_source *m, struct stream_work *work, const 
                        struct err *err)
 {
     struct flight *f;
-    int r = read_runs(m, c, work->scratch, err);
+    int r;
 
-    if (r < 0)
-        return r;
     *d = (struct draft){
         .blocks = work->buffer + WIRE_DISK_HEAD_SIZE, .payload_end = work->scratch, .offer = m->kind == MIRROR_OFFER};
-    if (d->offer)
-        describe_offers(m, c, work->scratch, d);
-    else
+    r = d->offer ? describe_offers(m, c, work->scratch, d, err) : read_runs(m, c, work->scratch, err);
+    if (r < 0)
+        return r;
+    if (!d->offer)
         describe_runs(m, c, work->scratch, d);
     if (!d->count)
         return 0;

@@ -3,19 +3,22 @@
 
 #include "base/bytes.h"
 #include "base/checksum.h"
-#include "base/cleanup.h"
 #include "base/log.h"
 #include "base/zero.h"
 #include "mirror/chain.h"
 #include "transport/compress.h"
 
 #include <assert.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
 #define AREA "mirror.target"
-/* Octets that are read at once, to be compared. */
-#define READ_STEP MIB(1)
+/* Octets that are read at once, to be compared while they are in the processor's cache. */
+#define READ_STEP KIB(256)
+/* Threads beyond these take memory of their own for each record. */
+#define SPARE_BUFFERS 16
+#define BUFFER_SIZE   (WIRE_DATA_MAX + 2 * BLOCKDEV_ALIGN)
 
 struct mirror_target {
     struct blockdev *dev;
@@ -23,6 +26,9 @@ struct mirror_target {
     struct chain chain;
     bool reused;
     _Atomic uint64_t written, kept, verified, repaired;
+    pthread_mutex_t lock; /* of spare */
+    uint8_t *spare[SPARE_BUFFERS]; /* of BUFFER_SIZE: memory that is taken anew for each record costs more than what is done with it */
+    unsigned int spare_count;
 };
 
 /* One record under work. */
@@ -31,7 +37,7 @@ struct taking {
     const uint8_t *blocks;
     uint32_t count;
     struct wire_need *need;
-    uint8_t *buffer; /* READ_STEP octets and a BLOCKDEV_ALIGN at either end, when something is read; ours */
+    uint8_t *buffer; /* when something is read; ours */
 };
 
 /* Neighbouring blocks of one kind. */
@@ -56,6 +62,7 @@ int mirror_target_create(struct mirror_target **ret, const struct mirror_target_
     m->dev = config->dev;
     m->back = config->back;
     m->reused = config->reused;
+    pthread_mutex_init(&m->lock, NULL);
     *ret = m;
     return 0;
 }
@@ -67,7 +74,35 @@ void mirror_target_destroy(struct mirror_target *m)
     blockdev_close(m->dev);
     blockdev_close(m->back);
     chain_finish(&m->chain);
+    while (m->spare_count)
+        free(m->spare[--m->spare_count]);
+    pthread_mutex_destroy(&m->lock);
     free(m);
+}
+
+/* NULL: no memory. */
+static uint8_t *take_buffer(struct mirror_target *m)
+{
+    void *buffer = NULL;
+
+    pthread_mutex_lock(&m->lock);
+    if (m->spare_count)
+        buffer = m->spare[--m->spare_count];
+    pthread_mutex_unlock(&m->lock);
+    if (!buffer && posix_memalign(&buffer, BLOCKDEV_ALIGN, BUFFER_SIZE))
+        return NULL;
+    return buffer;
+}
+
+static void give_buffer(struct mirror_target *m, uint8_t *buffer)
+{
+    pthread_mutex_lock(&m->lock);
+    if (buffer && m->spare_count < SPARE_BUFFERS) {
+        m->spare[m->spare_count++] = buffer;
+        buffer = NULL;
+    }
+    pthread_mutex_unlock(&m->lock);
+    free(buffer);
 }
 
 static struct wire_disk_block block_at(const struct taking *t, uint32_t i)
@@ -125,12 +160,12 @@ static int read_back(struct taking *t, uint64_t offset, uint64_t length, const u
     struct blockdev *from = t->m->back ? t->m->back : t->m->dev;
     uint64_t start = offset - offset % BLOCKDEV_ALIGN;
     uint64_t end = MIN(DIV_ROUND_UP(offset + length, BLOCKDEV_ALIGN) * BLOCKDEV_ALIGN, from->size);
-    void *buffer = t->buffer;
 
     assert(length <= READ_STEP);
-    if (!buffer && posix_memalign(&buffer, BLOCKDEV_ALIGN, READ_STEP + 2 * BLOCKDEV_ALIGN))
+    if (!t->buffer)
+        t->buffer = take_buffer(t->m);
+    if (!t->buffer)
         return err_set(err, -ENOMEM, "out of memory");
-    t->buffer = buffer;
     *ret = t->buffer + (offset - start);
     return from->ops->pread(from, t->buffer, end - start, start, err);
 }
@@ -304,25 +339,29 @@ static void fold(struct taking *t)
     }
 }
 
+static int take_record(struct taking *t, const uint8_t *payload, struct err *err)
+{
+    int r = check_blocks(t, payload, err);
+
+    return r < 0 ? r : take_blocks(t, payload, err);
+}
+
 int mirror_target_write(struct mirror_target *m, const struct wire_disk_head *head, const uint8_t *blocks,
                         const uint8_t *payload, struct wire_need *need, struct err *err)
 {
     struct taking t = {.m = m, .blocks = blocks, .count = head->block_count, .need = need};
-    CLEANUP_FREE void *raw = NULL;
-    int r;
+    uint8_t *raw = NULL;
+    int r = 0;
 
     if (head->encoding == WIRE_ZSTD) {
-        if (posix_memalign(&raw, BLOCKDEV_ALIGN, MAX(head->raw_length, 1u)))
-            return err_set(err, -ENOMEM, "out of memory");
-        r = compress_decode(raw, head->raw_length, payload, head->encoded_length, err);
-        if (r < 0)
-            return r;
+        raw = take_buffer(m);
+        r = raw ? compress_decode(raw, head->raw_length, payload, head->encoded_length, err) : err_set(err, -ENOMEM, "out of memory");
         payload = raw;
     }
-    r = check_blocks(&t, payload, err);
     if (r == 0)
-        r = take_blocks(&t, payload, err);
-    free(t.buffer);
+        r = take_record(&t, payload, err);
+    give_buffer(m, t.buffer);
+    give_buffer(m, raw);
     if (r < 0)
         return r;
     fold(&t);
