@@ -130,12 +130,16 @@ static int take_connections(void *data, const char *value, struct err *err)
 
 static int take_compress(void *data, const char *value, struct err *err)
 {
+    static const char *const names[] = {[COMPRESS_NONE] = "none", [COMPRESS_AUTO] = "auto", [COMPRESS_ALWAYS] = "zstd"};
     struct send_options *o = data;
 
-    if (strcmp(value, "zstd") != 0 && strcmp(value, "none") != 0)
-        return err_set(err, -EINVAL, "\"%s\": expected none or zstd", value);
-    o->config.zstd = strcmp(value, "zstd") == 0;
-    return 0;
+    for (unsigned int i = 0; i < ARRAY_SIZE(names); i++) {
+        if (strcmp(value, names[i]) == 0) {
+            o->config.compress = (enum compress_mode)i;
+            return 0;
+        }
+    }
+    return err_set(err, -EINVAL, "\"%s\": expected auto, none or zstd", value);
 }
 
 static int take_stop_command(void *data, const char *value, struct err *err)
@@ -192,7 +196,7 @@ static const struct option_spec specs[] = {
     {"max-bandwidth", "SIZE", "send at most so many octets a second while the guest runs", take_bandwidth},
     {"no-brake", NULL, "do not slow the copy down when the guest's disks get slow", take_no_brake},
     {"connections", "N", "data connections (default: one a core, 2 to 8)", take_connections},
-    {"compress", "none|zstd", "compress what is sent (none)", take_compress},
+    {"compress", "auto|none|zstd", "compress what is sent: always, never, or where it saves time (auto)", take_compress},
     {"remove-source-disks", NULL, "remove the source's volumes once the guest runs there", take_remove},
     {"stop-command", "COMMAND", "disk: only: run before the last pass, to stop writers", take_stop_command},
     {"go-command", "COMMAND", "disk: only: run afterwards; $XMOTION_OUTCOME is moved or failed", take_go_command},
@@ -232,6 +236,7 @@ static int parse(struct cli *cli, const struct command *command, struct send_opt
     o->config.limits.timeout_ns = DEFAULT_TIMEOUT;
     o->config.connections = default_connections();
     o->config.reconnect_ns = DEFAULT_RECONNECT;
+    o->config.compress = COMPRESS_AUTO;
     o->config.brake = true;
     o->config.state_dir = state_dir(cli);
     r = options_parse(command, specs, o, argc, argv, &count, err);

@@ -320,8 +320,7 @@ static void put_record(struct page_source *p, struct stream_work *work, const st
                                    .checksum = checksum(work->scratch, raw)};
 
     work->type = WIRE_MEMORY_PAGES;
-    head.encoding = (uint16_t)stream_work_payload(work, wire_pages_overhead(b->count), raw, p->config.zstd,
-                                                  &head.encoded_length);
+    head.encoding = (uint16_t)stream_work_payload(work, wire_pages_overhead(b->count), raw, &head.encoded_length);
     wire_put_pages_head(work->buffer, &head);
     for (uint32_t i = 0; i < b->count; i++)
         put_be64(work->buffer + WIRE_PAGES_HEAD_SIZE + 8 * i, b->entries[i]);

@@ -12,7 +12,6 @@ struct page_source;
 struct page_source_config {
     struct stream *stream;
     uint64_t max_pfn;
-    bool zstd;
     /* One record of the script for the control connection, in order. Any thread; never two at once. */
     int (*script)(void *data, enum wire_type type, const void *body, uint32_t length, struct err *err);
     /* MAPPED: all pages of the round are sent and acknowledged. Worker thread. */

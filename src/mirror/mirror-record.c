@@ -369,7 +369,7 @@ static void put_record(struct mirror_source *m, struct stream_work *work, uint32
 
     work->type = WIRE_DISK_DATA;
     head.encoding = (uint16_t)stream_work_payload(work, WIRE_DISK_HEAD_SIZE + blocks * WIRE_DISK_BLOCK_SIZE, raw,
-                                                  m->config.zstd, &head.encoded_length);
+                                                  &head.encoded_length);
     wire_put_disk_head(work->buffer, &head);
 }
 

@@ -20,7 +20,6 @@ struct mirror_source_config {
     uint16_t index;           /* the disk's number on the wire */
     struct blockdev *dev;     /* taken over, also on failure */
     struct tracker *tracker;  /* taken over, also on failure; NULL: the disk does not change */
-    bool zstd;
     bool reuse;               /* the target may hold much of it: everything is offered by checksum before it is sent */
     struct stream *stream;    /* kicked when there is work; the source attaches itself */
     void (*pass_done)(void *data); /* worker thread: the pass is sent and acknowledged */

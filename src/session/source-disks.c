@@ -55,7 +55,6 @@ int source_disks_create(struct source *s, struct err *err)
         int r;
 
         c.index = (uint16_t)i;
-        c.zstd = s->use_zstd;
         c.reuse = source_reuses(s, i);
         c.stream = s->stream;
         c.pass_done = pass_done;

@@ -58,7 +58,7 @@ static int check_hello(struct source *s, const json_t *answer, struct err *err)
 
     if (protocol < 1)
         return err_set(err, -EPROTO, "%s names no protocol version in HELLO", s->config->address);
-    s->use_zstd = s->config->zstd && names_feature(answer, "zstd");
+    s->compress = names_feature(answer, "zstd") ? s->config->compress : COMPRESS_NONE;
     return 0;
 }
 
@@ -124,7 +124,7 @@ static int open_data(struct source *s, unsigned int number, struct err *err)
 
 int source_make_stream(struct source *s, struct err *err)
 {
-    struct stream_config c = {.failed = source_stream_failed, .data = s};
+    struct stream_config c = {.compress = s->compress, .failed = source_stream_failed, .data = s};
 
     s->connections_opened = 0;
     source_care_new_stream(s);

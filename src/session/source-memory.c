@@ -89,7 +89,6 @@ int source_memory_begin(struct source *s, struct err *err)
 {
     struct page_source_config c = {.stream = s->stream,
                                    .max_pfn = s->guest->max_pfn,
-                                   .zstd = s->use_zstd,
                                    .script = post_script,
                                    .round_done = round_done,
                                    .data = s};

@@ -43,7 +43,7 @@ struct source {
     const struct hv_guest *guest;
     struct control control;
     bool connected;
-    bool use_zstd;
+    enum compress_mode compress; /* as configured, if the target knows zstd */
     struct stream *stream;
     uint64_t wire_bytes_before; /* of a stream that is closed already */
     unsigned int connections;

@@ -5,6 +5,7 @@
 
 #include "base/err.h"
 #include "memsync/precopy-policy.h"
+#include "transport/compress-choice.h"
 #include "transport/identity.h"
 
 #include <jansson.h>
@@ -34,7 +35,7 @@ struct source_config {
     bool brake;            /* keep the source's disks quick for the guest */
     bool reuse;            /* every disk */
     bool verify;           /* the target reads back what it wrote */
-    bool zstd;
+    enum compress_mode compress;
     bool remove_source_disks;
     const char *stop_command; /* disk: only */
     const char *go_command;

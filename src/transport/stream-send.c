@@ -49,6 +49,7 @@ struct worker {
     int event_fd;        /* readable: look again */
     atomic_bool waiting; /* the worker wants to be told by event_fd */
     uint8_t *buffer, *scratch;
+    struct compress_choice choice;
     struct sent *ring; /* window_records of them */
     uint64_t sent,
         acked; /* records; the ring holds acked to sent - 1, each at its number modulo the size */
@@ -217,6 +218,7 @@ static int take_need(struct worker *w, const struct record *record, struct err *
 
 static int take_answer(struct worker *w, const struct record *record, struct err *err)
 {
+    uint64_t bytes = w->bytes;
     uint64_t count;
 
     if (record->type == WIRE_NEED)
@@ -232,6 +234,7 @@ static int take_answer(struct worker *w, const struct record *record, struct err
                        (unsigned long long)w->sent);
     while (w->acked < count)
         finish_one(w, 0);
+    compress_choice_acked(&w->choice, bytes - w->bytes, !in_flight(w), w->heard_ns);
     return 0;
 }
 
@@ -304,7 +307,7 @@ static int ask_sources(struct worker *w, struct sent *ret, struct err *err)
         int r;
 
         *ret =
-            (struct sent){.work = {.buffer = w->buffer, .scratch = w->scratch}, .source = source};
+            (struct sent){.work = {.buffer = w->buffer, .scratch = w->scratch, .choice = &w->choice}, .source = source};
         r = source->ops->take(source->data, &ret->work, err);
         if (r == -EAGAIN)
             continue;
@@ -379,8 +382,10 @@ static int send_one(struct worker *w, struct sent *next, struct err *err)
     next->work.buffer = next->work.scratch = NULL;
     next->work.payload = NULL;
     *ring_at(w, w->sent) = *next;
-    if (!in_flight(w))
+    if (!in_flight(w)) {
         w->heard_ns = clock_now();
+        compress_choice_busy(&w->choice, w->heard_ns);
+    }
     w->sent++;
     w->bytes += record_length(&next->work);
     w->unsent = r < 0;
@@ -437,6 +442,7 @@ static struct worker *worker_new(struct stream *s, struct conn *c)
         return NULL;
     w->stream = s;
     w->conn = c;
+    compress_choice_init(&w->choice, s->config.compress);
     w->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     w->buffer = aligned_alloc(BUFFER_ALIGN, BUFFER_SIZE);
     w->scratch = aligned_alloc(BUFFER_ALIGN, BUFFER_SIZE);

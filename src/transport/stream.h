@@ -6,6 +6,7 @@
 #define XMOTION_TRANSPORT_STREAM_H
 
 #include "base/err.h"
+#include "transport/compress-choice.h"
 #include "transport/conn.h"
 
 #include <stdbool.h>
@@ -21,13 +22,14 @@ struct stream_work {
     uint32_t payload_length; /* out: its octets */
     uint64_t cookie[4];      /* out: the source's own, given back to done */
     uint8_t *scratch; /* in: WIRE_DATA_MAX octets, page-aligned: for reading before encoding */
+    struct compress_choice *choice; /* in: the worker's, for stream_work_payload */
     bool asks; /* out: the receiver may answer with NEED before it acknowledges */
 };
 
 /* For `take`: the body is `head` octets, which the source writes to `buffer`, and the `raw` octets of payload in `scratch`, sent from
- * there, or (with `zstd`) compressed behind the head where that pays. Returns which, and the payload's length on the wire. */
-enum wire_encoding stream_work_payload(struct stream_work *work, uint32_t head, uint32_t raw, bool zstd,
-                                       uint32_t *ret_encoded);
+ * there, or compressed behind the head where the stream's mode wants it and it saves an eighth. Returns which, and the payload's length
+ * on the wire. */
+enum wire_encoding stream_work_payload(struct stream_work *work, uint32_t head, uint32_t raw, uint32_t *ret_encoded);
 
 struct stream_source_ops {
     const char *name;
@@ -50,6 +52,7 @@ struct stream;
 struct stream_config {
     uint32_t window_records; /* most records in flight per connection (default 32 when 0) */
     uint64_t window_bytes;   /* most octets in flight per connection (default 4 MiB when 0) */
+    enum compress_mode compress;
     uint64_t answer_timeout_ns; /* longest silence of a peer that has records to acknowledge, then
                                    -ETIMEDOUT (default 60 s when 0) */
     /* Worker thread, once: the first error of any worker. The stream is then failed for good: all

@@ -112,7 +112,7 @@ static void hear_answer(const json_t *message)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const struct source_config config = {.zstd = true, .address = "peer:7799"};
+    static const struct source_config config = {.compress = COMPRESS_AUTO, .address = "peer:7799"};
     json_t *message = size > 1 && size < 1u << 16 ? fuzz_load(data + 1, size - 1) : NULL;
     static struct source s;
 

@@ -143,10 +143,10 @@ static inline void copy_make_target(struct copy *c)
 static inline void copy_connect(struct copy *c, unsigned int connections, bool zstd)
 {
     struct mirror_source_config config = {
-        .dev = &c->from.base, .zstd = zstd, .reuse = c->reuse, .pass_done = pass_done, .data = c};
+        .dev = &c->from.base, .reuse = c->reuse, .pass_done = pass_done, .data = c};
     struct err err = {0};
 
-    rig_make(&c->rig, copy_take, c);
+    rig_make(&c->rig, zstd ? COMPRESS_ALWAYS : COMPRESS_NONE, copy_take, c);
     ck_assert_int_eq(tracker_open_mem(&c->tracker, c->from.base.size, &err), 0);
     config.tracker = c->tracker;
     config.stream = c->rig.stream;

@@ -16,6 +16,7 @@ static struct {
     const struct stream_source_ops *ops;
     void *source;
     unsigned int kicks;
+    enum compress_mode compress;
 } fake;
 
 int stream_attach(struct stream *s, const struct stream_source_ops *ops, void *source, struct err *err)
@@ -43,9 +44,12 @@ static inline int fake_take(struct fake_work *w, struct err *err)
 {
     static uint8_t buffer[WIRE_DATA_MAX] __attribute__((aligned(4096)));
     static uint8_t scratch[WIRE_DATA_MAX] __attribute__((aligned(4096)));
-    struct stream_work work = {.buffer = buffer, .scratch = scratch};
-    int r = fake.ops->take(fake.source, &work, err);
+    struct compress_choice choice;
+    struct stream_work work = {.buffer = buffer, .scratch = scratch, .choice = &choice};
+    int r;
 
+    compress_choice_init(&choice, fake.compress);
+    r = fake.ops->take(fake.source, &work, err);
     if (r < 0)
         return r;
     w->work = work;

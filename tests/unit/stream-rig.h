@@ -24,6 +24,7 @@ struct rig_sink {
 };
 
 struct rig {
+    enum compress_mode compress;
     struct pair pair;
     struct stream *stream;
     struct rig_sink sinks[RIG_CONNS_MAX];
@@ -98,14 +99,15 @@ static inline void rig_stream(struct rig *r)
 
     r->failures = 0;
     ck_assert_int_eq(
-        stream_create(&r->stream, &(struct stream_config){.failed = rig_failed, .data = r}, &err), 0);
+        stream_create(&r->stream, &(struct stream_config){.compress = r->compress, .failed = rig_failed, .data = r}, &err), 0);
 }
 
-static inline void rig_make(struct rig *r,
+static inline void rig_make(struct rig *r, enum compress_mode compress,
                             int (*take)(struct rig_sink *sink, const struct record *record, struct wire_need *need, struct err *err),
                             void *data)
 {
     memset(r, 0, sizeof(*r));
+    r->compress = compress;
     r->take = take;
     r->data = data;
     pthread_mutex_init(&r->lock, NULL);

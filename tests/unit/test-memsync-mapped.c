@@ -73,7 +73,7 @@ static uint8_t *map_ram(void)
 static void guest_make(struct guest *g, unsigned int connections, bool zstd)
 {
     struct page_source_config from = {
-        .max_pfn = PAGES - 1, .zstd = zstd, .script = script, .round_done = round_done, .data = g};
+        .max_pfn = PAGES - 1, .script = script, .round_done = round_done, .data = g};
     struct page_target_config to = {.fd = -1, .max_pfn = PAGES - 1, .script_done = script_done, .data = g};
     struct err err = {0};
 
@@ -82,7 +82,7 @@ static void guest_make(struct guest *g, unsigned int connections, bool zstd)
     g->to = to.ram = map_ram();
     ck_assert_int_eq(bitmap_init(&g->log_dirty, PAGES), 0);
     ck_assert_int_eq(bitmap_init(&g->round, PAGES), 0);
-    rig_make(&g->rig, take, g);
+    rig_make(&g->rig, zstd ? COMPRESS_ALWAYS : COMPRESS_NONE, take, g);
     from.stream = g->rig.stream;
     ck_assert_int_eq(page_target_create(&g->target, &to, &err), 0);
     ck_assert_int_eq(page_source_create(&g->source, &from, &err), 0);

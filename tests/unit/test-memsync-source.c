@@ -47,8 +47,9 @@ static void round_done(void *data)
 static void source_make(bool zstd)
 {
     struct page_source_config config = {
-        .max_pfn = MAX_PFN, .zstd = zstd, .script = script, .round_done = round_done};
+        .max_pfn = MAX_PFN, .script = script, .round_done = round_done};
 
+    fake.compress = zstd ? COMPRESS_ALWAYS : COMPRESS_NONE;
     ck_assert_int_eq(page_source_create(&source, &config, &err), 0);
 }
 

@@ -152,7 +152,7 @@ static int take(struct rig_sink *sink, const struct record *record, struct wire_
 
 static void transfer_make(struct transfer *t, bool zstd)
 {
-    struct page_source_config from = {.max_pfn = MODEL_PFNS - 1, .zstd = zstd, .script = script, .data = t};
+    struct page_source_config from = {.max_pfn = MODEL_PFNS - 1, .script = script, .data = t};
     struct page_target_config to = {.max_pfn = MODEL_PFNS - 1, .script_done = script_done, .data = t};
     struct err err = {0};
     int fds[2];
@@ -163,7 +163,7 @@ static void transfer_make(struct transfer *t, bool zstd)
     ck_assert_int_eq(pipe(fds), 0);
     t->read_fd = fds[0];
     to.fd = fds[1];
-    rig_make(&t->rig, take, t);
+    rig_make(&t->rig, zstd ? COMPRESS_ALWAYS : COMPRESS_NONE, take, t);
     from.stream = t->rig.stream;
     ck_assert_int_eq(page_target_create(&t->target, &to, &err), 0);
     ck_assert_int_eq(page_source_create(&t->source, &from, &err), 0);
