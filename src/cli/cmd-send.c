@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define DEFAULT_DOWNTIME (300 * NS_PER_MS)
 #define DEFAULT_TIMEOUT  (3600 * NS_PER_SEC)
@@ -195,7 +194,7 @@ static const struct option_spec specs[] = {
     {"reconnect-for", "TIME", "go on when the connections break and come back within this time (10m; 0s: never)", take_reconnect},
     {"max-bandwidth", "SIZE", "send at most so many octets a second while the guest runs", take_bandwidth},
     {"no-brake", NULL, "do not slow the copy down when the guest's disks get slow", take_no_brake},
-    {"connections", "N", "data connections (default: one a core, 2 to 8)", take_connections},
+    {"connections", "N", "data connections (default: one a core, 2 to 8; 8 to a host far away)", take_connections},
     {"compress", "auto|none|zstd", "compress what is sent: always, never, or where it saves time (auto)", take_compress},
     {"remove-source-disks", NULL, "remove the source's volumes once the guest runs there", take_remove},
     {"stop-command", "COMMAND", "disk: only: run before the last pass, to stop writers", take_stop_command},
@@ -205,13 +204,6 @@ static const struct option_spec specs[] = {
     {"quiet", NULL, "no progress", take_quiet},
     {0},
 };
-
-static unsigned int default_connections(void)
-{
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-
-    return (unsigned int)MIN(MAX(cores, 2), 8);
-}
 
 static int check_usage(const struct send_options *o, int count, struct err *err)
 {
@@ -234,7 +226,6 @@ static int parse(struct cli *cli, const struct command *command, struct send_opt
 
     o->config.limits.downtime_ns = DEFAULT_DOWNTIME;
     o->config.limits.timeout_ns = DEFAULT_TIMEOUT;
-    o->config.connections = default_connections();
     o->config.reconnect_ns = DEFAULT_RECONNECT;
     o->config.compress = COMPRESS_AUTO;
     o->config.brake = true;

@@ -12,7 +12,6 @@
 #include <string.h>
 
 #define AREA            "session.source"
-#define CONNECT_TIMEOUT (15 * NS_PER_SEC)
 /* Of one attempt: whoever cancels waits for it, so the first ones are short; a slow peer needs more. */
 #define RETRY_TIMEOUT         (900 * NS_PER_MS)
 #define RETRY_TIMEOUT_LONGEST (10 * NS_PER_SEC)
@@ -21,7 +20,7 @@
 #define LAST_WORD       (30 * NS_PER_SEC) /* a target that failed says so when it has undone everything */
 #define TURN            (50 * NS_PER_MS)
 
-static int capture(const struct source *s, struct conn *c, const char *name, struct err *err)
+int source_capture(const struct source *s, struct conn *c, const char *name, struct err *err)
 {
     char path[PATH_MAX];
     int r;
@@ -73,7 +72,7 @@ static int connect_within(struct source *s, const char *role, uint64_t timeout_n
     r = control_init(&s->control, c, s->loop, err);
     s->connected = true;
     if (r == 0)
-        r = capture(s, c, "control", err);
+        r = source_capture(s, c, "control", err);
     if (r == 0)
         r = control_say_hello(c, role, s->id, -1, err);
     if (r == 0)
@@ -86,7 +85,7 @@ static int connect_within(struct source *s, const char *role, uint64_t timeout_n
 
 int source_connect(struct source *s, const char *role, struct err *err)
 {
-    return connect_within(s, role, CONNECT_TIMEOUT, err);
+    return connect_within(s, role, SOURCE_CONNECT_TIMEOUT, err);
 }
 
 void source_disconnect(struct source *s)
@@ -96,32 +95,6 @@ void source_disconnect(struct source *s)
     s->connected = false;
 }
 
-static int open_data(struct source *s, unsigned int number, struct err *err)
-{
-    struct conn *c;
-    struct record record;
-    char name[32];
-    int r = conn_connect(&c, s->config->identity, s->config->address, CONNECT_TIMEOUT, err);
-
-    if (r < 0)
-        return r;
-    (void)snprintf(name, sizeof(name), "data-%u", number);
-    r = capture(s, c, name, err);
-    if (r == 0)
-        r = control_say_hello(c, "data", s->id, (int)number, err);
-    if (r == 0)
-        r = conn_recv(c, &record, err);
-    if (r == 0 && record.type != WIRE_HELLO)
-        r = err_set(err, -EPROTO, "%s does not take the data connection", s->config->address);
-    if (r == 0)
-        r = stream_add(s->stream, c, err);
-    if (r < 0)
-        conn_destroy(c);
-    else
-        s->connections_opened = number + 1;
-    return r;
-}
-
 int source_make_stream(struct source *s, struct err *err)
 {
     struct stream_config c = {.compress = s->compress, .failed = source_stream_failed, .data = s};
@@ -129,19 +102,6 @@ int source_make_stream(struct source *s, struct err *err)
     s->connections_opened = 0;
     source_care_new_stream(s);
     return stream_create(&s->stream, &c, err);
-}
-
-int source_open_data(struct source *s, struct err *err)
-{
-    for (unsigned int i = 0; i < s->connections; i++) {
-        int r = open_data(s, i, err);
-
-        if (r < 0 && conn_error_is_drop(r))
-            s->data_dropped = true;
-        if (r < 0)
-            return err_prefix(err, r, "data connection %u", i);
-    }
-    return 0;
 }
 
 /* -- after a drop -- */

@@ -46,7 +46,7 @@ struct source {
     enum compress_mode compress; /* as configured, if the target knows zstd */
     struct stream *stream;
     uint64_t wire_bytes_before; /* of a stream that is closed already */
-    unsigned int connections;
+    unsigned int connections; /* 0: not chosen yet */
     unsigned int connections_opened; /* of the stream at hand */
     unsigned int drops;              /* times that the connections broke and were made anew */
     enum switchover_state state;
@@ -125,9 +125,15 @@ void source_set_phase(struct source *s, const char *phase);
 enum switchover_action source_feed(struct source *s, enum switchover_event event);
 
 /* source-link.c */
+#define SOURCE_CONNECT_TIMEOUT (15 * NS_PER_SEC)
+
+/* Records of the connection also go to a file of that name, where --capture wants it. */
+int source_capture(const struct source *s, struct conn *c, const char *name, struct err *err);
+
 int source_connect(struct source *s, const char *role, struct err *err);
 void source_disconnect(struct source *s);
 int source_make_stream(struct source *s, struct err *err);
+/* Opens the data connections of a new stream, at once; how many, if that is not chosen yet. */
 int source_open_data(struct source *s, struct err *err);
 /* The failure `code` is one of the connections, and everything can go on where it was. */
 bool source_may_reconnect(struct source *s, int code);

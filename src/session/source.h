@@ -29,7 +29,7 @@ struct source_config {
     struct source_disk_map maps[SOURCE_DISK_MAPS];
     unsigned int map_count;
     struct precopy_limits limits;
-    unsigned int connections;
+    unsigned int connections; /* 0: by the cores here and by how far away the target is */
     uint64_t reconnect_ns; /* how long to try again when the connections break; 0 never */
     uint64_t max_bandwidth; /* octets a second while the guest runs; 0 no limit */
     bool brake;            /* keep the source's disks quick for the guest */

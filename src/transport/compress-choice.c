@@ -12,8 +12,6 @@ static const int levels[COMPRESS_LEVELS] = {0, -5, 1, 3, 6};
 static const unsigned int turns[] = {2, 1, 2, 3, 2, 4};
 
 #define ALWAYS        2   /* of levels */
-#define SAMPLE_FIRST  MIB(1)
-#define SAMPLE_EVERY  MIB(12)
 #define WEIGHT        0.25 /* of what is new in the means */
 #define MARGIN        0.9  /* another level must promise to take less than this part of the time */
 #define STRONG_PAYS   0.5  /* level 1 must promise this before stronger ones are looked at */
@@ -25,7 +23,7 @@ static const unsigned int turns[] = {2, 1, 2, 3, 2, 4};
 
 void compress_choice_init(struct compress_choice *c, enum compress_mode mode)
 {
-    *c = (struct compress_choice){.mode = mode, .chosen = mode == COMPRESS_ALWAYS ? ALWAYS : 0, .sample_at = SAMPLE_FIRST};
+    *c = (struct compress_choice){.mode = mode, .chosen = mode == COMPRESS_ALWAYS ? ALWAYS : 0, .sample_due = mode == COMPRESS_AUTO};
     c->tried[0].ratio = 1;
     c->tried[0].known = true;
 }
@@ -41,19 +39,32 @@ static double time_at(const struct compress_choice *c, unsigned int i)
     return c->wire * c->tried[i].ratio + c->tried[i].cost;
 }
 
-bool compress_choice_sample(struct compress_choice *c, uint64_t raw, int *ret_level)
+bool compress_choice_sample(struct compress_choice *c, int *ret_level)
 {
     unsigned int turn;
 
-    c->raw += raw;
-    if (c->mode != COMPRESS_AUTO || c->raw < c->sample_at)
+    if (!c->sample_due)
         return false;
-    c->sample_at = c->raw + SAMPLE_EVERY;
+    c->sample_due = false;
     turn = turns[c->samples++ % ARRAY_SIZE(turns)];
     if (turn > ALWAYS && time_at(c, ALWAYS) > STRONG_PAYS * c->wire)
         turn = ALWAYS;
     *ret_level = levels[turn];
     return true;
+}
+
+static void choose(struct compress_choice *c)
+{
+    unsigned int best = c->chosen;
+
+    if (c->mode != COMPRESS_AUTO || c->wire <= 0)
+        return;
+    for (unsigned int i = 0; i < COMPRESS_LEVELS; i++) {
+        if (c->tried[i].known && time_at(c, i) < time_at(c, best))
+            best = i;
+    }
+    if (time_at(c, best) < MARGIN * time_at(c, c->chosen))
+        c->chosen = best;
 }
 
 static double mean(double old, double new)
@@ -74,18 +85,7 @@ void compress_choice_tried(struct compress_choice *c, int level, uint64_t raw, u
     c->tried[i].ratio = c->tried[i].known ? mean(c->tried[i].ratio, ratio) : ratio;
     c->tried[i].cost = c->tried[i].known ? mean(c->tried[i].cost, cost) : cost;
     c->tried[i].known = true;
-}
-
-static void choose(struct compress_choice *c)
-{
-    unsigned int best = c->chosen;
-
-    for (unsigned int i = 0; i < COMPRESS_LEVELS; i++) {
-        if (c->tried[i].known && time_at(c, i) < time_at(c, best))
-            best = i;
-    }
-    if (time_at(c, best) < MARGIN * time_at(c, c->chosen))
-        c->chosen = best;
+    choose(c);
 }
 
 void compress_choice_busy(struct compress_choice *c, uint64_t now_ns)
@@ -105,8 +105,8 @@ void compress_choice_acked(struct compress_choice *c, uint64_t octets, bool idle
             elapsed -= MIN(elapsed, c->compress_ns);
         wire = (double)elapsed / (double)c->acked;
         c->wire = c->wire > 0 ? mean(c->wire, wire) : wire;
-        if (c->mode == COMPRESS_AUTO)
-            choose(c);
+        choose(c);
+        c->sample_due = c->mode == COMPRESS_AUTO; /* a sample a window: what it costs is small beside it */
         compress_choice_busy(c, now_ns);
     }
     if (idle)

@@ -27,7 +27,7 @@ struct compress_choice {
     } tried[COMPRESS_LEVELS];
     double wire; /* ns an octet on the wire took; 0: not known yet */
     uint64_t begin_ns, acked, compress_ns; /* of the window under way; begin_ns 0: there is none */
-    uint64_t raw, sample_at; /* octets since the beginning; the next sample is due */
+    bool sample_due;
     unsigned int samples;
 };
 
@@ -36,8 +36,8 @@ void compress_choice_init(struct compress_choice *c, enum compress_mode mode);
 /* The zstd level for the next record; 0: none. */
 int compress_choice_level(const struct compress_choice *c);
 
-/* A record of so many raw octets goes plain: true when a piece of it should be compressed as a sample, at *ret_level. */
-bool compress_choice_sample(struct compress_choice *c, uint64_t raw, int *ret_level);
+/* A record goes plain: true when a piece of it should be compressed as a sample, at *ret_level. */
+bool compress_choice_sample(struct compress_choice *c, int *ret_level);
 
 /* So many raw octets were compressed at that level (a record, or a sample) in so much processor time. `encoded` is `raw` when it did not pay. */
 void compress_choice_tried(struct compress_choice *c, int level, uint64_t raw, uint64_t encoded, uint64_t ns);

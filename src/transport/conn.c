@@ -12,6 +12,8 @@
 
 #include <assert.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -111,6 +113,15 @@ const char *conn_peer_fingerprint(const struct conn *c)
 int conn_fd(const struct conn *c)
 {
     return tls_fd(c->tls);
+}
+
+uint64_t conn_round_trip_ns(const struct conn *c)
+{
+    struct tcp_info info = {0};
+    socklen_t len = sizeof(info);
+
+    (void)getsockopt(conn_fd(c), IPPROTO_TCP, TCP_INFO, &info, &len);
+    return info.tcpi_rtt * NS_PER_US;
 }
 
 bool conn_pending(const struct conn *c)

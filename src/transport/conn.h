@@ -64,6 +64,9 @@ const char *conn_peer_fingerprint(const struct conn *c);
 int conn_fd(const struct conn *c);
 bool conn_pending(const struct conn *c);
 
+/* How long an answer of the peer's kernel takes at least, as this one's TCP estimates; 0: not known. */
+uint64_t conn_round_trip_ns(const struct conn *c);
+
 /* Octets of records sent and received, headers included, as the TLS layer was given them. */
 uint64_t conn_bytes_sent(const struct conn *c);
 uint64_t conn_bytes_received(const struct conn *c);

@@ -30,7 +30,7 @@ enum wire_encoding stream_work_payload(struct stream_work *work, uint32_t head, 
         work->payload_length = 0;
         return WIRE_ZSTD;
     }
-    if (!level && raw && compress_choice_sample(work->choice, raw, &sample))
+    if (!level && raw && compress_choice_sample(work->choice, &sample))
         (void)encode(work, head, MIN(raw, COMPRESS_SAMPLE), sample);
     work->payload = work->scratch;
     work->payload_length = raw;

@@ -46,7 +46,7 @@ static uint64_t encode(struct link *l, const struct data *d)
 
     if (level) {
         compress_choice_tried(&l->choice, level, RECORD, encoded, ns);
-    } else if (compress_choice_sample(&l->choice, RECORD, &sample)) {
+    } else if (compress_choice_sample(&l->choice, &sample)) {
         i = index_of(sample);
         ns = (uint64_t)(COMPRESS_SAMPLE * d->at[i].cost);
         compress_choice_tried(&l->choice, sample, COMPRESS_SAMPLE, (uint64_t)(COMPRESS_SAMPLE * d->at[i].ratio), ns);
