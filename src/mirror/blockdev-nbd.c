@@ -14,6 +14,7 @@
 
 #define CONNECTIONS_MAX 16u
 #define REQUEST_MAX     MIB(1)   /* of data */
+#define IN_FLIGHT   32u      /* reads at a server at once, of one call */
 #define RANGE_MAX       MIB(512) /* of zeroes and of extents: no data goes over the wire */
 
 struct blockdev_nbd {
@@ -83,6 +84,64 @@ static int nbd_dev_pread(struct blockdev *b, void *buf, size_t len, uint64_t off
         offset += part;
         len -= part;
     }
+    give_back(n, h);
+    return r;
+}
+
+/* Takes answers until so many requests are left. An error does not end the waiting: until its answer is there a request may write to
+ * its buffer. A connection that has broken has none. */
+static int wait_for_reads(struct nbd_handle *h, int left, struct err *err)
+{
+    int r = 0;
+
+    for (;;) {
+        int64_t cookie;
+
+        while ((cookie = nbd_aio_peek_command_completed(h)) > 0) {
+            if (nbd_aio_command_completed(h, (uint64_t)cookie) < 0 && r == 0)
+                r = nbd_failed(err, "NBD read");
+        }
+        if (nbd_aio_in_flight(h) <= left)
+            return r;
+        if (nbd_poll(h, -1) < 0)
+            return r < 0 ? r : nbd_failed(err, "NBD read");
+    }
+}
+
+static int begin_read(struct blockdev_nbd *n, struct nbd_handle *h, const struct blockdev_read *read, struct err *err)
+{
+    int r = 0;
+
+    for (size_t done = 0; r == 0 && done < read->len; done += n->request_max) {
+        r = wait_for_reads(h, IN_FLIGHT - 1, err);
+        if (r == 0 && nbd_aio_pread(h, (uint8_t *)read->buf + done, MIN(read->len - done, n->request_max), read->offset + done,
+                                    NBD_NULL_COMPLETION, 0) < 0)
+            r = nbd_failed(err, "NBD read");
+    }
+    return r;
+}
+
+static int read_many(struct blockdev_nbd *n, struct nbd_handle *h, const struct blockdev_read *reads, uint32_t count, struct err *err)
+{
+    int r = 0;
+
+    for (uint32_t i = 0; r == 0 && i < count; i++)
+        r = begin_read(n, h, &reads[i], err);
+    if (r < 0)
+        (void)wait_for_reads(h, 0, NULL);
+    else
+        r = wait_for_reads(h, 0, err);
+    return r;
+}
+
+static int nbd_dev_pread_many(struct blockdev *b, const struct blockdev_read *reads, uint32_t count, struct err *err)
+{
+    struct blockdev_nbd *n = nbd_of(b);
+    struct nbd_handle *h = borrow(n);
+    int r = fault_point("disk.read", err);
+
+    if (r == 0)
+        r = read_many(n, h, reads, count, err);
     give_back(n, h);
     return r;
 }
@@ -234,6 +293,7 @@ static void nbd_dev_close(struct blockdev *b)
 static const struct blockdev_ops nbd_ops = {
     .name = "nbd",
     .pread = nbd_dev_pread,
+    .pread_many = nbd_dev_pread_many,
     .pwrite = nbd_dev_pwrite,
     .zero = nbd_dev_zero,
     .flush = nbd_dev_flush,

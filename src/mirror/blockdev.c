@@ -22,6 +22,17 @@ bool blockdev_is_uri(const char *name)
            strncmp(name, "nbd+unix://", 11) == 0 || strncmp(name, "nbds+unix://", 12) == 0;
 }
 
+int blockdev_pread_many(struct blockdev *b, const struct blockdev_read *reads, uint32_t count, struct err *err)
+{
+    int r = 0;
+
+    if (b->ops->pread_many)
+        return b->ops->pread_many(b, reads, count, err);
+    for (uint32_t i = 0; r == 0 && i < count; i++)
+        r = b->ops->pread(b, reads[i].buf, reads[i].len, reads[i].offset, err);
+    return r;
+}
+
 int blockdev_open(struct blockdev **ret, const char *name, unsigned int flags, struct err *err)
 {
     if (blockdev_is_uri(name))

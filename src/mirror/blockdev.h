@@ -21,10 +21,18 @@ enum blockdev_flags {
     BLOCKDEV_DIRECT = 1 << 2,    /* O_DIRECT where it is possible (always for block devices) */
 };
 
+struct blockdev_read {
+    void *buf;
+    size_t len;
+    uint64_t offset;
+};
+
 struct blockdev_ops {
     const char *name;
     /* Reads exactly len octets: past the end is a bug of the caller. */
     int (*pread)(struct blockdev *b, void *buf, size_t len, uint64_t offset, struct err *err);
+    /* All of them, in any order and at once where that is faster. NULL: one after another. */
+    int (*pread_many)(struct blockdev *b, const struct blockdev_read *reads, uint32_t count, struct err *err);
     int (*pwrite)(struct blockdev *b, const void *buf, size_t len, uint64_t offset, struct err *err);
     /* Makes the range read as zeroes, unallocated where that is possible. */
     int (*zero)(struct blockdev *b, uint64_t len, uint64_t offset, struct err *err);
@@ -56,6 +64,8 @@ bool blockdev_is_uri(const char *name);
 
 /* URI or path. */
 int blockdev_open(struct blockdev **ret, const char *name, unsigned int flags, struct err *err);
+
+int blockdev_pread_many(struct blockdev *b, const struct blockdev_read *reads, uint32_t count, struct err *err);
 
 static inline void blockdev_close(struct blockdev *b)
 {

@@ -151,49 +151,46 @@ static int claim_record(struct mirror_source *m, struct claim *c, struct err *er
 }
 
 /* What our reads cost is told apart from what the guest's own do (care.h). */
-static int read_run(struct mirror_source *m, uint8_t *to, uint64_t length, uint64_t offset, struct err *err)
+static int read_all(struct mirror_source *m, const struct blockdev_read *reads, uint32_t count, struct err *err)
 {
     uint64_t begin = clock_now();
-    int r = m->dev->ops->pread(m->dev, to, length, offset, err);
+    int r = blockdev_pread_many(m->dev, reads, count, err);
     uint64_t ns = clock_now() - begin;
+    uint64_t octets = 0;
 
+    for (uint32_t i = 0; i < count; i++)
+        octets += reads[i].len;
     pthread_mutex_lock(&m->lock);
-    m->stats.reads++;
-    m->stats.read_octets += length;
+    m->stats.reads += count;
+    m->stats.read_octets += octets;
     m->stats.read_ns += ns;
     pthread_mutex_unlock(&m->lock);
     return r;
 }
 
-/* Neighbours from run `i` on are read at once, `most` octets at most but for a run that is longer. Returns the first run that was not
- * read, or an error. */
-static int read_neighbours(struct mirror_source *m, const struct claim *c, uint32_t i, uint64_t most, uint8_t *to,
-                           struct err *err)
+/* From run `i` on, neighbours that are read at once: `most` octets at most, but for one that is longer. Returns the first run behind. */
+static uint32_t join_runs(const struct claim *c, uint32_t i, uint64_t most, uint8_t *to, struct blockdev_read *ret)
 {
-    uint64_t offset = c->runs[i].offset;
-    uint64_t length = c->runs[i].length;
-    int r;
+    uint64_t end = c->runs[i].offset + c->runs[i].length;
 
-    for (i++; i < c->count && c->runs[i].offset == offset + length && !c->runs[i].hole && length + c->runs[i].length <= most; i++)
-        length += c->runs[i].length;
-    r = read_run(m, to, length, offset, err);
-    return r < 0 ? r : (int)i;
+    *ret = (struct blockdev_read){.buf = to, .len = c->runs[i].length, .offset = c->runs[i].offset};
+    for (i++; i < c->count && c->runs[i].offset == end && !c->runs[i].hole && ret->len + c->runs[i].length <= most; i++) {
+        ret->len += c->runs[i].length;
+        end += c->runs[i].length;
+    }
+    return i;
 }
 
 static int read_runs(struct mirror_source *m, const struct claim *c, uint8_t *to, struct err *err)
 {
-    uint32_t i = 0;
+    struct blockdev_read reads[RUNS_MAX];
+    uint32_t count = 0;
 
-    while (i < c->count) {
-        uint32_t first = i;
-        int r = read_neighbours(m, c, first, UINT64_MAX, to, err);
-
-        if (r < 0)
-            return r;
-        for (i = (uint32_t)r; first < i; first++)
-            to += c->runs[first].length;
+    for (uint32_t i = 0; i < c->count; count++) {
+        i = join_runs(c, i, UINT64_MAX, to, &reads[count]);
+        to += reads[count].len;
     }
-    return 0;
+    return read_all(m, reads, count, err);
 }
 
 /* A record in the making: blocks described, payload closed up in place where zeroes left it. */
@@ -282,6 +279,8 @@ static int describe_offers(struct mirror_source *m, const struct claim *c, uint8
 
     while (i < c->count) {
         const uint8_t *from = buffer;
+        struct blockdev_read piece;
+        uint32_t end;
         int r;
 
         if (c->runs[i].hole) {
@@ -289,10 +288,11 @@ static int describe_offers(struct mirror_source *m, const struct claim *c, uint8
             i++;
             continue;
         }
-        r = read_neighbours(m, c, i, OFFER_READ, buffer, err);
+        end = join_runs(c, i, OFFER_READ, buffer, &piece);
+        r = read_all(m, &piece, 1, err);
         if (r < 0)
             return r;
-        for (; i < (uint32_t)r; from += c->runs[i++].length)
+        for (; i < end; from += c->runs[i++].length)
             describe_offer(d, c->runs[i].offset, c->runs[i].length, checksum(from, c->runs[i].length));
     }
     return 0;

@@ -12,6 +12,7 @@ import tempfile
 import disks
 import report
 import w1
+import w2
 from machine import MIB, SHM, Failure
 
 
@@ -20,7 +21,8 @@ def say(text):
 
 
 def main():
-    names = [w.name for w in w1.WORKLOADS]
+    known = {w.name: (module, w) for module in (w1, w2) for w in module.WORKLOADS}
+    names = list(known)
     parser = argparse.ArgumentParser(prog="scripts/bench")
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=", ".join(names) + " (all)")
     parser.add_argument("--size", type=int, default=2048, help="of the disk, in MiB (2048)")
@@ -30,15 +32,15 @@ def main():
     options = parser.parse_args()
     if unknown := [w for w in options.workloads if w not in names]:
         parser.error(f"no workload {unknown[0]}: one of {', '.join(names)}")
-    chosen = [w for w in w1.WORKLOADS if not options.workloads or w.name in options.workloads]
+    chosen = [known[name] for name in options.workloads or names]
     work = tempfile.mkdtemp(prefix="xmotion-bench-", dir=SHM)
     results = []
     try:
         disks.make_certificates(f"{work}/{disks.TLS}")
-        for workload in chosen:
-            runs, left_out = w1.run_workload(workload, work, options.size * MIB, options.rounds, say, options.only)
+        for module, workload in chosen:
+            runs, left_out = module.run_workload(workload, work, options.size * MIB, options.rounds, say, options.only)
             results.append({"workload": workload.name, "title": workload.title, "rounds": options.rounds, "runs": runs, "left_out": left_out})
-            say("\n" + report.disk_table(results[-1]) + "\n")
+            say("\n" + report.table(results[-1]) + "\n")
     except Failure as e:
         say(f"bench: {e}")
         return 1

@@ -28,3 +28,26 @@ def disk_table(result):
                      f"| {median(of_peer(result, name, 'wire')) / MIB:.0f} | {median(of_peer(result, name, 'target')) / MIB:.0f} |")
     lines += [f"| {name} | left out: {why} | | | | | | |" for name, why in result["left_out"].items()]
     return "\n".join(lines)
+
+
+def live_table(result):
+    lines = [f"**{result['title']}** ({result['rounds']} rounds, medians)", "",
+             "| who | ready s (min to max) | writer MB/s before, during (min) | p50 ms before, during | p99 ms before, during | longest ms | stop ms (max) |",
+             "| --- | --- | --- | --- | --- | --- | --- |"]
+    for name in peers(result):
+        runs = [r for r in result["runs"] if r["peer"] == name]
+        ready = [r["ready"] for r in runs if r["ready"]]
+        late = len(runs) - len(ready)
+        stops = [r["stop_ms"] for r in runs if r["stop_ms"] is not None]
+        of = lambda when, what, choose=median: choose([r[when][what] for r in runs if r[when][what] is not None] or [0])  # pylint: disable=cell-var-from-loop
+        lines.append(f"| {name} | " + (f"{median(ready):.1f} ({min(ready):.1f} to {max(ready):.1f})" if ready else "-") +
+                     (f", {late} of {len(runs)} never" if late else "") +
+                     f" | {of('before', 'rate'):.0f}, {of('during', 'rate'):.0f} ({of('during', 'rate', min):.0f}) "
+                     f"| {of('before', 'p50'):.2f}, {of('during', 'p50'):.2f} | {of('before', 'p99'):.2f}, {of('during', 'p99'):.2f} "
+                     f"| {of('during', 'max', max):.0f} | " + (f"{median(stops):.1f} ({max(stops):.1f})" if stops else "-") + " |")
+    lines += [f"| {name} | left out: {why} | | | | | |" for name, why in result["left_out"].items()]
+    return "\n".join(lines)
+
+
+def table(result):
+    return live_table(result) if "ready" in (result["runs"] or [{}])[0] else disk_table(result)
