@@ -246,6 +246,12 @@ static int xmotion_get_ready(void)
 
 static int xmotion_after_fork(void)
 {
+    struct stat st;
+
+    if (fstat(fd, &st) == 0) {
+        header->file_inode = st.st_ino;
+        header->file_fd_1 = (uint64_t)fd + 1;
+    }
     header->server_pid = (uint64_t)getpid();
     return 0;
 }

@@ -184,6 +184,40 @@ static int nbd_audit(struct tracker *t, struct err *err)
     return 0;
 }
 
+/* A filter of nbdkit stands between the export and the file: it may show something else, or hold writes back. */
+static bool has_filter(uint64_t pid)
+{
+    char path[64];
+    char line[4096];
+    CLEANUP_CLOSE int fd = -1;
+    ssize_t n;
+
+    (void)snprintf(path, sizeof(path), "/proc/%llu/cmdline", (unsigned long long)pid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    n = fd < 0 ? -1 : read(fd, line, sizeof(line) - 1);
+    if (n <= 0 || (size_t)n == sizeof(line) - 1) /* nobody knows */
+        return true;
+    line[n] = '\0';
+    for (const char *p = line; p < line + n; p += strlen(p) + 1) {
+        if (strncmp(p, "--fi", 4) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* The server's own descriptor of the file, by /proc: it is the same file, whatever its path means here. */
+static int nbd_backing(struct tracker *t, char *ret, size_t size, struct err *err)
+{
+    struct tracker_nbd *n = nbd_of(t);
+    const struct nbd_bitmap_header *h = n->header;
+    struct stat st;
+
+    (void)snprintf(ret, size, "/proc/%llu/fd/%llu", (unsigned long long)h->server_pid, (unsigned long long)h->file_fd_1 - 1);
+    if (!h->file_fd_1 || has_filter(h->server_pid) || stat(ret, &st) < 0 || st.st_ino != h->file_inode)
+        return err_set(err, -ENOTSUP, "the file of the NBD server cannot be read directly");
+    return check_alive(n, err);
+}
+
 static void nbd_destroy(struct tracker *t)
 {
     struct tracker_nbd *n = nbd_of(t);
@@ -202,6 +236,7 @@ static const struct tracker_ops nbd_ops = {
     .reset = nbd_reset,
     .drain = nbd_drain,
     .audit = nbd_audit,
+    .backing = nbd_backing,
     .destroy = nbd_destroy,
 };
 

@@ -6,6 +6,7 @@
 #include "transport/conn-internal.h"
 
 #include <assert.h>
+#include <sched.h>
 
 /* The sender's window is 32 records and 4 MiB: at half of it an acknowledgement is due even while
  * more input is waiting, or the sender would run dry. */
@@ -52,6 +53,7 @@ static int take_one(struct receiver *v, const struct record *record,
     if (record->type != WIRE_DISK_DATA && record->type != WIRE_MEMORY_PAGES)
         return err_set(err, -EPROTO, "%s sent %s on a data connection", conn_peer(v->conn),
                        wire_type_name(record->type));
+    (void)sched_yield(); /* as the sender does */
     r = take(data, record, &need, err);
     if (r < 0)
         return r;

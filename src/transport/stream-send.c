@@ -16,6 +16,7 @@
 #include <assert.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -400,6 +401,7 @@ static int turn(struct worker *w, struct err *err)
 
     if (r < 0)
         return r;
+    (void)sched_yield(); /* who waits for this processor for a moment gets it between two records: guests' disks are served by such */
     r = in_flight(w) < w->stream->config.window_records ? ask_sources(w, &next, err) : -EAGAIN;
     if (r == -EAGAIN)
         return wait_for_news(w, seen, FOR_EVER, err);

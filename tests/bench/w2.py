@@ -70,7 +70,7 @@ class Live(disks.Copy):
 class Xmotion(disks.Xmotion, Live):
     name = "xmotion"
     programs = ("nbdkit", "fio")
-    options = ("--timeout", f"{PATIENCE:.0f}s")
+    options = ("--downtime", "10ms", "--timeout", f"{PATIENCE:.0f}s")
 
     def prepare(self):
         super().prepare()
@@ -99,6 +99,8 @@ class Xmotion(disks.Xmotion, Live):
                 time.sleep(0.01)
         with open(events, encoding="utf-8") as file:
             result = json.loads(file.readlines()[-1])
+        if os.environ.get("SHOW"):
+            print(json.dumps(result))
         if result["outcome"] != "moved":
             return begin, None
         parts = result["downtime_parts"]

@@ -34,6 +34,8 @@ static void ok(int r)
     ck_assert_msg(r == 0, "%d: %s", r, err.text);
 }
 
+static const char *filter; /* NULL: none */
+
 static void run_nbdkit(const char *plugin)
 {
     char socket_path[100], file[120], bitmap[120];
@@ -47,7 +49,7 @@ static void run_nbdkit(const char *plugin)
                      file, NULL);
     else
         (void)execlp("nbdkit", "nbdkit", "-f", "--exit-with-parent", "-U", socket_path, plugin,
-                     file, bitmap, NULL);
+                     file, bitmap, filter, NULL);
     _exit(127);
 }
 
@@ -328,6 +330,61 @@ START_TEST(restarted_server_is_not_the_old_one)
 }
 END_TEST
 
+START_TEST(many_reads_at_once)
+{
+    enum { COUNT = 500 };
+    static uint8_t octets[COUNT][BLOCK];
+    struct blockdev_read reads[COUNT];
+
+    begin();
+    for (uint64_t i = 0; i < COUNT; i++) {
+        memset(octets[i], (int)i % 255 + 1, BLOCK);
+        ok(dev->ops->pwrite(dev, octets[i], BLOCK, 2 * i * BLOCK, &err));
+        reads[i] = (struct blockdev_read){.buf = octets[COUNT - 1 - i], .len = BLOCK, .offset = 2 * i * BLOCK};
+    }
+    ok(blockdev_pread_many(dev, reads, COUNT, &err));
+    for (unsigned int i = 0; i < COUNT; i++)
+        ck_assert_uint_eq(octets[COUNT - 1 - i][BLOCK - 1], i % 255 + 1);
+    ok(blockdev_pread_many(dev, reads, 0, &err));
+    stop_server(SIGKILL);
+    ck_assert_int_eq(blockdev_pread_many(dev, reads, COUNT, &err), -EIO);
+    blockdev_close(dev);
+    tracker_destroy(tracker);
+    remove_files();
+}
+END_TEST
+
+/* What was written through the server is read past it; not when a filter may stand between. */
+START_TEST(backing_is_the_same_disk)
+{
+    uint8_t octets[BLOCK], back[BLOCK];
+    struct blockdev *direct;
+    char path[64];
+
+    begin();
+    ok(tracker->ops->backing(tracker, path, sizeof(path), &err));
+    ok(blockdev_open(&direct, path, 0, &err));
+    ck_assert_uint_eq(direct->size, DISK_SIZE);
+    memset(octets, 7, BLOCK);
+    ok(dev->ops->pwrite(dev, octets, BLOCK, 5 * BLOCK, &err));
+    ok(direct->ops->pread(direct, back, BLOCK, 5 * BLOCK, &err));
+    ck_assert_mem_eq(octets, back, BLOCK);
+    blockdev_close(direct);
+    finish();
+}
+END_TEST
+
+START_TEST(no_backing_behind_a_filter)
+{
+    char path[64];
+
+    filter = "--filter=noparallel";
+    begin();
+    ck_assert_int_eq(tracker->ops->backing(tracker, path, sizeof(path), &err), -ENOTSUP);
+    finish();
+}
+END_TEST
+
 START_TEST(other_servers_are_refused)
 {
     make_disk();
@@ -344,4 +401,4 @@ END_TEST
 
 UNIT_MAIN("nbd", marks_are_exact, marks_precede_acknowledgement, reads_writes_zeroes_extents,
           audit_finds_lost_marks, dead_server_is_noticed, restarted_server_is_not_the_old_one,
-          other_servers_are_refused)
+          many_reads_at_once, backing_is_the_same_disk, no_backing_behind_a_filter, other_servers_are_refused)
