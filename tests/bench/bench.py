@@ -13,6 +13,7 @@ import disks
 import report
 import w1
 import w2
+import w3
 from machine import MIB, SHM, Failure
 
 
@@ -21,7 +22,7 @@ def say(text):
 
 
 def main():
-    known = {w.name: (module, w) for module in (w1, w2) for w in module.WORKLOADS}
+    known = {w.name: (module, w) for module in (w1, w2, w3) for w in module.WORKLOADS}
     names = list(known)
     parser = argparse.ArgumentParser(prog="scripts/bench")
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=", ".join(names) + " (all)")

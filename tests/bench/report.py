@@ -49,5 +49,22 @@ def live_table(result):
     return "\n".join(lines)
 
 
+def memory_table(result):
+    lines = [f"**{result['title']}** ({result['rounds']} rounds, medians)", "",
+             "| who | wall s (min to max) | xmotion's wall / this | pause ms (min to max) | CPU s, guests' too | wire MiB | rounds |",
+             "| --- | --- | --- | --- | --- | --- | --- |"]
+    ours = [r["wall"] for r in result["runs"] if r["peer"].startswith("xmotion")]
+    for name in peers(result):
+        wall, pause = of_peer(result, name, "wall"), of_peer(result, name, "pause_ms")
+        ratio = f"{median(ours) / median(wall):.2f}" if ours else "-"
+        lines.append(f"| {name} | {median(wall):.2f} ({min(wall):.2f} to {max(wall):.2f}) | {ratio} "
+                     f"| {median(pause):.0f} ({min(pause):.0f} to {max(pause):.0f}) | {median(of_peer(result, name, 'cpu')):.2f} "
+                     f"| {median(of_peer(result, name, 'wire')) / MIB:.0f} | {median(of_peer(result, name, 'rounds')):.0f} |")
+    lines += [f"| {name} | left out: {why} | | | | | |" for name, why in result["left_out"].items()]
+    return "\n".join(lines)
+
+
 def table(result):
+    if "pause_ms" in (result["runs"] or [{}])[0]:
+        return memory_table(result)
     return live_table(result) if "ready" in (result["runs"] or [{}])[0] else disk_table(result)

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""W3: a running guest's memory alone moves: 1 GiB, an eighth of it zeroes, half of the rest compressible, rewritten page after page at a
+given rate. xmotion's embedded guest, and QEMU's migration of a bare guest that does the same (qemu-guest.c), under emulation."""
+
+import json
+import os
+import time
+
+import disks
+from machine import MIB, Failure, Group, Link, missing, wait_for, warm_memory
+
+PATIENCE = 60.0
+
+
+class Move:
+    """`move` returns seconds in all and the pause in ms."""
+
+    name = "?"
+    programs = ()
+
+    def __init__(self, link, work, memory, rate, downtime):
+        self.link, self.work, self.memory, self.rate, self.downtime = link, work, memory, rate, downtime
+        self.server, self.client, self.guest = (Group(name, work) for name in ("server", "client", "guest"))
+        self.port = disks.free_port()
+
+    def cpu(self):
+        return self.server.cpu() + self.client.cpu() + self.guest.cpu()
+
+    def end(self):
+        for group in (self.guest, self.client, self.server):
+            group.end()
+
+
+class Xmotion(Move):
+    name = "xmotion"
+
+    def prepare(self):
+        self.hosts = disks.Xmotion.__new__(disks.Xmotion)
+        self.hosts.link, self.hosts.work, self.hosts.port, self.hosts.server = self.link, self.work, self.port, self.server
+        self.hosts.target = f"{self.work}/none"
+        self.hosts.prepare()
+        self.guest.start([self.hosts.program, "guest", "run", "g", "--memory", f"{self.memory // MIB}M", "--dirty-rate", f"{self.rate}M"],
+                         env=self.hosts.environment("a"))
+        wait_for(lambda: self._lives("a"), 30, "the guest runs")
+        time.sleep(0.5)
+
+    def _lives(self, host):
+        return disks.subprocess.run([self.hosts.program, "guest", "stats", "g"], env=self.hosts.environment(host), stdin=disks.subprocess.DEVNULL,
+                                    stdout=disks.subprocess.DEVNULL, stderr=disks.subprocess.DEVNULL, check=False).returncode == 0
+
+    def move(self):
+        with open(f"{self.work}/events", "w", encoding="utf-8") as out:
+            self.client.finish(self.client.start(
+                [self.hosts.program, "send", "proc:g", f"{disks.NAME}:{self.port}", "--json", "--downtime", f"{self.downtime}ms"],
+                env=self.hosts.environment("a"), stdout=out))
+        with open(f"{self.work}/events", encoding="utf-8") as file:
+            result = json.loads(file.readlines()[-1])
+        if result["outcome"] != "moved":
+            raise Failure(f"xmotion: {result}")
+        self.rounds = result["memory"]["rounds"]
+        if os.environ.get("SHOW"):
+            print(json.dumps(result))
+        return result["total_ms"] / 1000, result["downtime_ms"]
+
+    def check(self):
+        self.hosts.run("b", "guest", "verify", "g")
+
+    def end(self):
+        try:
+            self.hosts.run("b", "guest", "stop", "g")
+        except Failure:
+            pass
+        super().end()
+
+
+class Qemu(Move):
+    name = "QEMU, one connection"
+    programs = ("qemu-system-x86_64",)
+    channels, compression = 0, None
+
+    def command(self, end, *more):
+        return ["qemu-system-x86_64", "-M", "pc", "-m", str(self.memory // MIB), "-accel", "tcg", "-nodefaults", "-display", "none", "-kernel",
+                os.environ["XMOTION_QEMU_GUEST"], "-append", str(self.rate), "-qmp", f"unix:{self.work}/{end}.qmp,server=on,wait=off",
+                "-debugcon", f"file:{self.work}/{end}.debug", "-object",
+                f"tls-creds-x509,id=tls,dir={self.work}/{disks.TLS},endpoint={'client' if end == 'source' else 'server'}", *more]
+
+    def prepare(self):
+        for name in os.listdir(self.work):
+            if name.endswith((".qmp", ".debug")):
+                os.unlink(f"{self.work}/{name}")
+        self.guest.start(self.command("source"))
+        self.server.start(self.command("target", "-incoming", "defer"))
+        self.source, self.target = (disks.Monitor(f"{self.work}/{end}.qmp") for end in ("source", "target"))
+        wait_for(self._filled, 60, "QEMU's guest has filled its memory")
+        parameters = {"tls_creds": "tls", "downtime_limit": self.downtime, "max_bandwidth": 1 << 40}
+        capabilities = [{"capability": "events", "state": True}]
+        if self.channels:
+            parameters["multifd_channels"] = self.channels
+            capabilities.append({"capability": "multifd", "state": True})
+        if self.compression:
+            parameters["multifd_compression"] = self.compression
+        for monitor in (self.source, self.target):
+            monitor.command("migrate-set-capabilities", capabilities=capabilities)
+        self.source.command("migrate-set-parameters", tls_hostname=disks.NAME, **parameters)
+        self.target.command("migrate-set-parameters", **{k: v for k, v in parameters.items() if k != "downtime_limit"})
+        self.target.command("migrate-incoming", uri=f"tcp:{disks.NAME}:{self.port}")
+        time.sleep(0.5)
+
+    def _filled(self):
+        with open(f"{self.work}/source.debug", encoding="ascii") as file:
+            return "R" in file.read()
+
+    def move(self):
+        begin = time.time()
+        self.source.command("migrate", uri=f"tcp:{disks.NAME}:{self.port}")
+        stop = self.source.wait_event(lambda e: e["event"] == "STOP", PATIENCE)
+        resume = self.target.wait_event(lambda e: e["event"] == "RESUME", PATIENCE)
+        if not stop or not resume:
+            raise Failure(f"{self.name}: {self.source.command('query-migrate')}")
+        wait_for(lambda: self.source.command("query-migrate").get("status") == "completed", 10, "QEMU has migrated")
+        self.rounds = self.source.command("query-migrate")["ram"]["dirty-sync-count"]
+        return at(resume) - begin, (at(resume) - at(stop)) * 1e3
+
+    def check(self):
+        if self.target.command("query-status")["status"] != "running":
+            raise Failure("QEMU's guest does not run at the target")
+
+    def end(self):
+        self.source.close()
+        self.target.close()
+        super().end()
+
+
+def at(event):
+    return event["timestamp"]["seconds"] + event["timestamp"]["microseconds"] / 1e6
+
+
+class Multifd2(Qemu):
+    name = "QEMU, multifd 2"
+    channels = 2
+
+
+class Multifd4(Qemu):
+    name = "QEMU, multifd 4"
+    channels = 4
+
+
+class MultifdZstd(Multifd2):
+    name = "QEMU, multifd 2, zstd"
+    compression = "zstd"
+
+
+PEERS = (Xmotion, Qemu, Multifd2, Multifd4, MultifdZstd)
+
+
+class Workload:
+    def __init__(self, name, rate, downtime):
+        self.name, self.rate, self.downtime = name, rate, downtime
+        self.title = f"W3: memory of 1 GiB, {rate} MB/s dirtied, downtime {downtime} ms"
+        self.peers = PEERS
+
+
+WORKLOADS = (Workload("w3", 50, 300), Workload("w3-50ms", 50, 50), Workload("w3-200", 200, 300))
+MEMORY = 1024 * MIB
+
+
+def run_once(peer, link, work, workload):
+    move = peer(link, work, MEMORY, workload.rate, workload.downtime)
+    try:
+        warm_memory(2 * MEMORY + 512 * MIB)
+        move.prepare()
+        warm_memory(MEMORY + 256 * MIB)
+        octets, cpu = link.octets(), move.cpu()
+        wall, pause = move.move()
+        octets, cpu = link.octets() - octets, move.cpu() - cpu
+        move.check()
+    finally:
+        move.end()
+    return {"peer": peer.name, "wall": wall, "pause_ms": pause, "cpu": cpu, "wire": octets, "rounds": move.rounds}
+
+
+def run_workload(workload, work, _size, rounds, say, only=None):
+    peers, left_out, runs = [], {}, []
+    for peer in workload.peers:
+        if only and not any(o in peer.name for o in only):
+            continue
+        if lacking := missing(*peer.programs):
+            left_out[peer.name] = f"no {lacking} here"
+        elif peer is not Xmotion and not os.path.exists(os.environ.get("XMOTION_QEMU_GUEST", "")):
+            left_out[peer.name] = "its guest was not built"
+        else:
+            peers.append(peer)
+    link = Link("loopback", work)
+    try:
+        for number in range(rounds):
+            for peer in peers:
+                runs.append(run_once(peer, link, work, workload))
+                say(f"{workload.name} {number + 1}/{rounds} {describe(runs[-1])}")
+    finally:
+        link.end()
+    return runs, left_out
+
+
+def describe(result):
+    return (f"{result['peer']}: {result['wall']:.2f} s, pause {result['pause_ms']:.0f} ms, {result['cpu']:.2f} CPU s, "
+            f"{result['wire'] / MIB:.0f} MiB on the wire, {result['rounds']} rounds")
