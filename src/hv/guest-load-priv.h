@@ -5,8 +5,8 @@
  * RAM, in pages of 4 KiB:
  *   0        header: written by format, never again
  *   1        what the dirtier and the heartbeat count
- *   2..9     one page for each writer
- *   10..     the tables of the disks, 4 octets for each block of 4 KiB
+ *   2..17    one page for each writer
+ *   18..     the tables of the disks, 4 octets for each block of 4 KiB
  *   then     the pages that are walked, to the end
  * Tables take an eighth of RAM at most. When that is too little for a disk, only its first part is written and verified
  * (256 MiB of RAM are enough for 32 GiB of disks).

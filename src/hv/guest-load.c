@@ -10,7 +10,7 @@
 
 #define LOAD_MAGIC       UINT64_C(0x3144414f4c484d58) /* "XMHLOAD1" */
 #define LOAD_STAMP_MAGIC UINT64_C(0x504d41545348584d)
-#define LOAD_VERSION     1
+#define LOAD_VERSION     2
 #define FIRST_TABLE      (LOAD_PAGE * (2ull + GUEST_LOAD_DISKS_MAX))
 #define PAGES_MIN        16u
 #define BLOCKS_MIN       LOAD_WRITE_MAX

@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GUEST_LOAD_DISKS_MAX 8
+#define GUEST_LOAD_DISKS_MAX 16
 
 /* All return 0 or a negative errno, for exactly `len` octets at a multiple of 4096. `buf` is aligned to 4096. */
 struct guest_disk_ops {

@@ -15,6 +15,7 @@
 /* Of the last pass, besides its data. */
 #define PASS_OVERHEAD  (2 * NS_PER_MS)
 #define FINAL_PASSES   8
+#define WEIGHT         0.5 /* of the newest pass, in what an octet takes */
 
 static void pass_done(void *data)
 {
@@ -110,6 +111,23 @@ int source_disks_begin(struct source *s, struct err *err)
     return 0;
 }
 
+/* A pass over marks has ended: what an octet of it took. Marked blocks are small and scattered, so the bulk copy says nothing of that. */
+static void learn_from_pass(struct source *s, unsigned int i, uint64_t now)
+{
+    uint64_t took = now - s->disk_pass_begun_ns[i];
+    struct mirror_source_stats st;
+    double ns;
+
+    if (!s->disk_pass_begun_ns[i])
+        return;
+    s->disk_pass_begun_ns[i] = 0;
+    mirror_source_stats(s->disks[i], &st);
+    if (!st.pass_total)
+        return;
+    ns = (double)(took - MIN(took, PASS_OVERHEAD)) / (double)st.pass_total;
+    s->disk_ns_per_octet[i] = s->disk_ns_per_octet[i] > 0 ? s->disk_ns_per_octet[i] + WEIGHT * (ns - s->disk_ns_per_octet[i]) : ns;
+}
+
 int source_disks_drive(struct source *s, struct err *err)
 {
     uint64_t now = clock_now();
@@ -125,6 +143,7 @@ int source_disks_drive(struct source *s, struct err *err)
             s->disk_bulk_done[i] = true;
             s->disk_pass_ended_ns[i] = now;
         }
+        learn_from_pass(s, i, now);
         if (!due || now - s->disk_pass_ended_ns[i] < PASS_INTERVAL)
             continue;
         s->disk_pass_ended_ns[i] = now;
@@ -132,6 +151,8 @@ int source_disks_drive(struct source *s, struct err *err)
         r = mirror_source_begin_pass(s->disks[i], s->times.suspend_begin != 0, &blocks, err);
         if (r < 0)
             return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
+        if (blocks)
+            s->disk_pass_begun_ns[i] = now;
     }
     return 0;
 }
@@ -154,27 +175,31 @@ bool source_disks_idle(struct source *s)
     return true;
 }
 
+/* The mean rate since the beginning, for a disk that had no pass yet: waiting is in it, so it promises too little rather than too much. */
+static double mean_ns_per_octet(const struct source *s)
+{
+    uint64_t carried = s->wire_bytes_before + (s->stream ? stream_bytes_sent(s->stream) : 0);
+
+    return (double)(clock_now() - s->times.begin) / (double)MAX(carried, MIB(1));
+}
+
+/* Disks one after another: they share one link. */
 uint64_t source_disks_tail_ns(struct source *s)
 {
-    uint64_t elapsed = clock_now() - s->times.begin;
-    uint64_t carried = s->wire_bytes_before + (s->stream ? stream_bytes_sent(s->stream) : 0);
-    uint64_t left = 0;
+    double ns = 0;
 
     if (!source_disks_bulk_done(s))
         return UINT64_MAX;
     for (unsigned int i = 0; i < s->guest->disk_count; i++) {
+        uint64_t left = mirror_source_dirty(s->disks[i]);
         struct mirror_source_stats st;
 
         mirror_source_stats(s->disks[i], &st);
-        left += mirror_source_dirty(s->disks[i]);
         if (!mirror_source_idle(s->disks[i]))
             left += st.pass_total - MIN(st.pass_total, st.pass_done);
+        ns += (double)left * (s->disk_ns_per_octet[i] > 0 ? s->disk_ns_per_octet[i] : mean_ns_per_octet(s));
     }
-    if (left == 0)
-        return s->guest->disk_count ? PASS_OVERHEAD : 0;
-    /* The mean rate since the beginning: waiting is in it, so it promises too little rather than too much. */
-    carried = MAX(carried, MIB(1));
-    return PASS_OVERHEAD + (uint64_t)((double)left / (double)carried * (double)elapsed);
+    return s->guest->disk_count ? PASS_OVERHEAD + (uint64_t)ns : 0;
 }
 
 int source_disks_drain(struct source *s, struct err *err)

@@ -132,6 +132,7 @@ static int bring_guest_back(struct source *s, struct err *err)
     s->suspended_seen = s->saved_seen = false;
     s->policy.kind = HV_NOTHING; /* a question of the save that has ended */
     s->rounds = 0;
+    memset(s->disk_pass_begun_ns, 0, sizeof(s->disk_pass_begun_ns)); /* what it takes is no measure any more */
     s->dirty_taken_ns = 0;
     s->times = (struct source_times){.begin = s->times.begin};
     json_decref(s->ready);

@@ -21,6 +21,7 @@
 /* When each part of the stop was over; 0 not yet. */
 struct source_times {
     uint64_t begin;
+    uint64_t disks_begin;
     uint64_t memory_begin;
     uint64_t suspend_begin;
     uint64_t suspended;
@@ -60,6 +61,8 @@ struct source {
     struct mirror_source *disks[HV_DISKS_MAX];
     bool disk_bulk_done[HV_DISKS_MAX];
     uint64_t disk_pass_ended_ns[HV_DISKS_MAX];
+    uint64_t disk_pass_begun_ns[HV_DISKS_MAX]; /* of the pass over marks that is under way; 0: there is none */
+    double disk_ns_per_octet[HV_DISKS_MAX];    /* of such passes, lately; 0: there was none */
     struct mirror_source_stats disk_results[HV_DISKS_MAX]; /* of those that were closed early */
     bool disks_begun; /* their bulk copy */
     bool disks_final; /* passes are begun by the final code, not by the driver */

@@ -77,6 +77,16 @@ void source_report_progress(struct source *s)
     json_decref(e);
 }
 
+/* While the guest ran. A move without a phase has 0 for it. */
+static json_t *phases(const struct source *s)
+{
+    const struct source_times *t = &s->times;
+
+    return json_pack("{s:f, s:f, s:f}", "prepare_ms", ms_between(t->begin, t->disks_begin), "disks_ms",
+                     ms_between(t->disks_begin, t->memory_begin ? t->memory_begin : t->suspend_begin), "memory_ms",
+                     ms_between(t->memory_begin, t->suspend_begin));
+}
+
 static json_t *downtime_parts(const struct source *s)
 {
     const struct source_times *t = &s->times;
@@ -168,13 +178,13 @@ void source_report_result(struct source *s, enum source_outcome outcome, const s
 
     if (!s->config->event)
         return;
-    e = json_pack("{s:s, s:s, s:s, s:s, s:s, s:f, s:f, s:f, s:o, s:o, s:o, s:I}", "event", "result", "outcome",
+    e = json_pack("{s:s, s:s, s:s, s:s, s:s, s:f, s:f, s:f, s:o, s:o, s:o, s:o, s:I}", "event", "result", "outcome",
                   outcome_name(outcome), "guest", s->guest ? s->guest->name : s->config->guest, "target",
                   s->config->address, "guest_is_at", where_is_guest(outcome), "total_ms",
                   ms_between(t->begin, t->running ? t->running : clock_now()), "downtime_ms",
                   moved ? ms_between(t->suspend_begin, t->settled) : 0.0, "predicted_tail_ms",
                   (double)(s->predicted_tail_ns == UINT64_MAX ? 0 : s->predicted_tail_ns / NS_PER_US) / 1000.0,
-                  "downtime_parts", downtime_parts(s), "disks", disk_results(s, moved), "memory", memory_result(s),
+                  "phases", phases(s), "downtime_parts", downtime_parts(s), "disks", disk_results(s, moved), "memory", memory_result(s),
                   "wire_bytes", (json_int_t)wire_bytes(s));
     if (!e)
         return;

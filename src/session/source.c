@@ -167,6 +167,7 @@ static int copy_disks(struct source *s, struct err *err)
     int r;
 
     source_set_phase(s, "disks");
+    s->times.disks_begin = clock_now();
     if (!s->disks_begun)
         source_care_baseline(s);
     r = s->disks_begun ? 0 : source_disks_begin(s, err);

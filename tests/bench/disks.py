@@ -109,9 +109,9 @@ class Xmotion(Copy):
             os.rename(f"{self.sr}/{made[0]}", self.target)
 
 
-class XmotionZstd(Xmotion):
-    name = "xmotion --compress=zstd"
-    options = ("--compress", "zstd")
+class XmotionPlain(Xmotion):
+    name = "xmotion --compress=none"
+    options = ("--compress", "none")
 
 
 class XmotionReuse(Xmotion):

@@ -3,6 +3,8 @@
 
 from statistics import median
 
+from plot import bars
+
 MIB = 1 << 20
 
 
@@ -64,7 +66,30 @@ def memory_table(result):
     return "\n".join(lines)
 
 
+def scale_table(result):
+    run = result["runs"][0]
+    lines = [f"**{result['title']}** ({result['rounds']} rounds, medians)", "", "| what | MB/s of data (min to max) |", "| --- | --- |"]
+    for what, speeds in (("a disk of {} GiB", run["sizes"]), ("{} disks at once", run["counts"])):
+        lines += [f"| {what.format(n)} | {median(v):.0f} ({min(v):.0f} to {max(v):.0f}) |" for n, v in speeds.items()]
+    return "\n".join(lines + [f"| the marks of 4 TiB looked through | {run['scan_ms']:.1f} ms |"])
+
+
+# What the runs of a kind of workload have: the table, and the figure that is drawn.
+KINDS = (("sizes", scale_table, None), ("ready", live_table, ("ready", "until ready, s")), ("pause_ms", memory_table, ("wall", "s")),
+         ("target", disk_table, ("wall", "s")))
+
+
+def _kind(result):
+    return next((kind for kind in KINDS if result["runs"] and kind[0] in result["runs"][0]), KINDS[-1])
+
+
 def table(result):
-    if "pause_ms" in (result["runs"] or [{}])[0]:
-        return memory_table(result)
-    return live_table(result) if "ready" in (result["runs"] or [{}])[0] else disk_table(result)
+    return _kind(result)[1](result)
+
+
+def plot(result):
+    """An SVG, or None where there is nothing to draw."""
+    drawn = _kind(result)[2]
+    if not drawn or not result["runs"]:
+        return None
+    return bars(result["title"], drawn[1], {name: of_peer(result, name, drawn[0]) for name in peers(result)})

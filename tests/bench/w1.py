@@ -2,14 +2,13 @@
 """W1: a disk that nobody writes to, to a target that does not exist yet (W1c: to an old copy), over links of several kinds."""
 
 import os
-import shutil
 import time
 
 import disks
 import image
-from machine import MIB, Failure, Link, missing, warm_memory
+from machine import MIB, Failure, Link, missing, run, warm_memory
 
-COLD = (disks.Xmotion, disks.Nbdcopy, disks.NbdcopyZero, disks.QemuImg, disks.Mirror, disks.Ssh, disks.RsyncCold)
+COLD = (disks.Xmotion, disks.XmotionPlain, disks.Nbdcopy, disks.NbdcopyZero, disks.QemuImg, disks.Mirror, disks.Ssh, disks.RsyncCold)
 SLOW = (disks.Xmotion, disks.NbdcopyZero, disks.ZstdSsh)
 FAR = (disks.Xmotion, disks.NbdcopyZero)
 OLD = (disks.XmotionReuse, disks.RsyncBlocks, disks.NbdcopyZero)
@@ -55,7 +54,7 @@ def run_once(peer, link, work, source, target):
 
 
 def run_workload(workload, work, size, rounds, say, only=None):
-    """Every peer in every round. Returns the runs, and what was left out and why."""
+    """Every peer in every round. Returns the runs, what was left out and why, and octets of data and of what is changed."""
     source, target, old = (f"{work}/{name}" for name in ("source.img", "target.img", "old.img"))
     peers, left_out, runs = [], {}, []
     for peer in workload.peers:
@@ -67,15 +66,16 @@ def run_workload(workload, work, size, rounds, say, only=None):
             peers.append(peer)
     if not os.path.exists(source):
         image.make(source, size)
+    facts = {"size": size, "data": disks.allocated(source) - size * image.SHARES[image.ZERO] // 100}
     if workload.changed:
-        shutil.copyfile(source, old)
-        image.change(old, workload.changed)
+        run(["cp", "--sparse=always", source, old])
+        facts["changed"] = image.change(old, workload.changed)
     link = Link(workload.link, work)
     try:
         for number in range(rounds):
             for peer in peers:
                 if workload.changed:
-                    shutil.copyfile(old, target)
+                    run(["cp", "--sparse=always", old, target])
                 runs.append(run_once(peer, link, work, source, target))
                 os.unlink(target)
                 say(f"{workload.name} {number + 1}/{rounds} {describe(runs[-1])}")
@@ -83,7 +83,7 @@ def run_workload(workload, work, size, rounds, say, only=None):
         link.end()
     if workload.changed:
         os.unlink(old)
-    return runs, left_out
+    return runs, left_out, facts
 
 
 def describe(result):

@@ -99,8 +99,6 @@ class Xmotion(disks.Xmotion, Live):
                 time.sleep(0.01)
         with open(events, encoding="utf-8") as file:
             result = json.loads(file.readlines()[-1])
-        if os.environ.get("SHOW"):
-            print(json.dumps(result))
         if result["outcome"] != "moved":
             return begin, None
         parts = result["downtime_parts"]
@@ -236,7 +234,7 @@ def run_workload(workload, work, size, rounds, say, only=None):
                 say(f"{workload.name} {number + 1}/{rounds} {describe(runs[-1])}")
     finally:
         link.end()
-    return runs, left_out
+    return runs, left_out, {}
 
 
 def ms(value):

@@ -17,6 +17,7 @@ class Move:
 
     name = "?"
     programs = ()
+    pages_sent = None  # octets, where it is said
 
     def __init__(self, link, work, memory, rate, downtime):
         self.link, self.work, self.memory, self.rate, self.downtime = link, work, memory, rate, downtime
@@ -58,8 +59,7 @@ class Xmotion(Move):
         if result["outcome"] != "moved":
             raise Failure(f"xmotion: {result}")
         self.rounds = result["memory"]["rounds"]
-        if os.environ.get("SHOW"):
-            print(json.dumps(result))
+        self.pages_sent = result["memory"]["sent_pages"] * 4096
         return result["total_ms"] / 1000, result["downtime_ms"]
 
     def check(self):
@@ -176,7 +176,7 @@ def run_once(peer, link, work, workload):
         move.check()
     finally:
         move.end()
-    return {"peer": peer.name, "wall": wall, "pause_ms": pause, "cpu": cpu, "wire": octets, "rounds": move.rounds}
+    return {"peer": peer.name, "wall": wall, "pause_ms": pause, "cpu": cpu, "wire": octets, "rounds": move.rounds, "pages_sent": move.pages_sent}
 
 
 def run_workload(workload, work, _size, rounds, say, only=None):
@@ -198,7 +198,7 @@ def run_workload(workload, work, _size, rounds, say, only=None):
                 say(f"{workload.name} {number + 1}/{rounds} {describe(runs[-1])}")
     finally:
         link.end()
-    return runs, left_out
+    return runs, left_out, {}
 
 
 def describe(result):

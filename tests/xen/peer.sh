@@ -34,7 +34,8 @@ side_by_side() {
     total=$TOOK_MS silent=$GAP_MS
     hosts_clean || fail 'the hosts cannot be cleaned'
     move "$1"
-    say "$1 guest of 128 MiB   total      silent"
-    say "xl migrate, RAM alone  $total ms   $silent ms"
-    say "xmotion, with disks    $(result total_ms) ms   $GAP_MS ms"
+    say "$1 guest of 128 MiB     total      silent"
+    say "xl migrate, RAM alone    $total ms   $silent ms"
+    say "xmotion, with disks      $(result total_ms) ms   $GAP_MS ms"
+    say "xmotion, disk time apart $(($(result total_ms) - $(result disks_ms))) ms, $((100 * ($(result total_ms) - $(result disks_ms)) / total)) % of xl's; silence $((100 * GAP_MS / silent)) % of xl's"
 }
