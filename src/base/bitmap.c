@@ -26,6 +26,18 @@ static uint64_t load(const struct bitmap *b, uint64_t word)
     return __atomic_load_n(&b->words[word], __ATOMIC_ACQUIRE);
 }
 
+/* Words that are looked at together where most are clear: a cache line. */
+#define STRIDE 8u
+
+static bool are_clear(const uint64_t *words)
+{
+    uint64_t any = 0;
+
+    for (unsigned int i = 0; i < STRIDE; i++)
+        any |= __atomic_load_n(&words[i], __ATOMIC_RELAXED);
+    return any == 0;
+}
+
 bool bitmap_test(const struct bitmap *b, uint64_t bit)
 {
     assert(bit < b->bits);
@@ -95,8 +107,13 @@ uint64_t bitmap_count(const struct bitmap *b)
 static uint64_t find(const struct bitmap *b, uint64_t from, uint64_t end, bool value)
 {
     while (from < end) {
-        uint64_t word = load(b, from / 64);
+        uint64_t word;
 
+        if (value && from % 64 == 0 && end - from >= 64 * STRIDE && are_clear(&b->words[from / 64])) {
+            from += 64 * STRIDE;
+            continue;
+        }
+        word = load(b, from / 64);
         if (!value)
             word = ~word;
         word &= UINT64_MAX << (from % 64);
@@ -127,6 +144,10 @@ uint64_t bitmap_take(struct bitmap *b, uint64_t *from)
     for (uint64_t i = 0; i < words; i++) {
         uint64_t w;
 
+        if (i % STRIDE == 0 && words - i >= STRIDE && are_clear(&from[i])) {
+            i += STRIDE - 1;
+            continue;
+        }
         if (!__atomic_load_n(&from[i], __ATOMIC_RELAXED))
             continue;
         w = __atomic_exchange_n(&from[i], 0, __ATOMIC_SEQ_CST);

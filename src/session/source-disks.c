@@ -26,39 +26,29 @@ static void pass_done(void *data)
 
 /* Past its server, when that is of this host: one copy of every octet less, and the server has time for the guest. The page cache is the
  * server's too, so that a plain file is read through it. */
-static void read_past_server(struct mirror_source_config *c)
+static int open_past_server(struct mirror_source_config *c)
 {
-    struct blockdev *dev;
     char path[64];
 
-    if (!c->tracker->ops->backing || c->tracker->ops->backing(c->tracker, path, sizeof(path), NULL) < 0 ||
-        blockdev_open(&dev, path, 0, NULL) < 0)
-        return;
-    if (dev->size != c->dev->size) {
-        blockdev_close(dev);
-        return;
-    }
-    blockdev_close(c->dev);
-    c->dev = dev;
+    if (!c->tracker || !c->tracker->ops->backing || c->tracker->ops->backing(c->tracker, path, sizeof(path), NULL) < 0)
+        return -ENOTSUP;
+    return blockdev_open(&c->dev, path, 0, NULL);
 }
 
 static int open_disk(struct source *s, unsigned int i, struct err *err)
 {
     const struct hv_disk *d = &s->guest->disks[i];
     struct mirror_source_config *c = &s->opened[i];
-    int r = blockdev_open(&c->dev, d->path, BLOCKDEV_DIRECT, err);
+    int r = d->read_only ? 0 : tracker_open(&c->tracker, d->path, err);
 
+    if (r == 0 && open_past_server(c) < 0)
+        r = blockdev_open(&c->dev, d->path, BLOCKDEV_DIRECT, err);
     if (r < 0)
         return r;
     if (c->dev->size != d->size)
         return err_set(err, -EIO, "%s has %llu octets now, it had %llu", d->label, (unsigned long long)c->dev->size,
                        (unsigned long long)d->size);
-    if (d->read_only)
-        return 0;
-    r = tracker_open(&c->tracker, d->path, err);
-    if (r == 0)
-        read_past_server(c);
-    return r;
+    return 0;
 }
 
 int source_disks_open(struct source *s, struct err *err)

@@ -114,11 +114,25 @@ class XmotionPlain(Xmotion):
     options = ("--compress", "none")
 
 
-class XmotionReuse(Xmotion):
-    name = "xmotion --reuse"
+class XmotionNamed(Xmotion):
+    """To a disk that is there, named by the sender: an SR must have room for all of a sparse disk."""
+
+    name = "xmotion --disk"
+    how = ""
+
+    def prepare(self):
+        if not os.path.exists(self.target):
+            with open(self.target, "wb") as file:
+                file.truncate(self.size)
+        super().prepare()
 
     def where(self):
-        return ["--disk", f"{os.path.basename(self.source)}={self.target},reuse"]
+        return ["--disk", f"{os.path.basename(self.source)}={self.target}{self.how}"]
+
+
+class XmotionReuse(XmotionNamed):
+    name = "xmotion --reuse"
+    how = ",reuse"
 
 
 # -- NBD --

@@ -92,7 +92,7 @@ def of_sizes(link, work, rounds, say):
     for number in range(rounds):
         for size in SIZES:
             make_disk(source, size << 30, DATA)
-            speeds[size].append(measure(disks.Xmotion(link, work, source, target), DATA, check))
+            speeds[size].append(measure(disks.XmotionNamed(link, work, source, target), DATA, check))
             say(f"scale {number + 1}/{rounds} a disk of {size} GiB: {speeds[size][-1]:.0f} MB/s of its data")
     os.unlink(source)
     return speeds
