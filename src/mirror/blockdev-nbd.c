@@ -103,8 +103,11 @@ static int wait_for_reads(struct nbd_handle *h, int left, struct err *err)
         }
         if (nbd_aio_in_flight(h) <= left)
             return r;
-        if (nbd_poll(h, -1) < 0)
-            return r < 0 ? r : nbd_failed(err, "NBD read");
+        if (nbd_poll(h, -1) < 0) {
+            r = r < 0 ? r : nbd_failed(err, "NBD read");
+            (void)nbd_shutdown(h, LIBNBD_SHUTDOWN_ABANDON_PENDING); /* nothing is written to the buffers any more */
+            return r;
+        }
     }
 }
 

@@ -159,6 +159,11 @@ void mirror_source_forget(struct mirror_source *m)
     m->refused_octets = 0;
 }
 
+int mirror_source_check(struct mirror_source *m, struct err *err)
+{
+    return m->tracker && m->tracker->ops->check ? m->tracker->ops->check(m->tracker, err) : 0;
+}
+
 bool mirror_source_idle(struct mirror_source *m)
 {
     bool idle;

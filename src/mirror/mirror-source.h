@@ -60,6 +60,9 @@ int mirror_source_begin_pass(struct mirror_source *m, bool last, uint64_t *ret_b
  * before is begun again by mirror_source_attach; until then no other pass is. */
 void mirror_source_forget(struct mirror_source *m);
 
+/* Whether the copy is still worth going on with, in the middle of a pass too. Cheap. */
+int mirror_source_check(struct mirror_source *m, struct err *err);
+
 /* Nothing left to read in this pass and nothing in flight. Thread-safe. */
 bool mirror_source_idle(struct mirror_source *m);
 

@@ -26,10 +26,14 @@ struct mirror_target {
     struct chain chain;
     bool reused;
     _Atomic uint64_t written, kept, verified, repaired;
-    pthread_mutex_t lock; /* of spare */
-    uint8_t *spare[SPARE_BUFFERS]; /* of BUFFER_SIZE: memory that is taken anew for each record costs more than what is done with it */
-    unsigned int spare_count;
 };
+
+/* Of all targets of this process, BUFFER_SIZE each: memory that is taken anew for each record costs more than what is done with it. */
+static struct {
+    pthread_mutex_t lock;
+    uint8_t *buffers[SPARE_BUFFERS];
+    unsigned int count;
+} spare = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 /* One record under work. */
 struct taking {
@@ -62,7 +66,6 @@ int mirror_target_create(struct mirror_target **ret, const struct mirror_target_
     m->dev = config->dev;
     m->back = config->back;
     m->reused = config->reused;
-    pthread_mutex_init(&m->lock, NULL);
     *ret = m;
     return 0;
 }
@@ -74,34 +77,31 @@ void mirror_target_destroy(struct mirror_target *m)
     blockdev_close(m->dev);
     blockdev_close(m->back);
     chain_finish(&m->chain);
-    while (m->spare_count)
-        free(m->spare[--m->spare_count]);
-    pthread_mutex_destroy(&m->lock);
     free(m);
 }
 
 /* NULL: no memory. */
-static uint8_t *take_buffer(struct mirror_target *m)
+static uint8_t *take_buffer(void)
 {
     void *buffer = NULL;
 
-    pthread_mutex_lock(&m->lock);
-    if (m->spare_count)
-        buffer = m->spare[--m->spare_count];
-    pthread_mutex_unlock(&m->lock);
+    pthread_mutex_lock(&spare.lock);
+    if (spare.count)
+        buffer = spare.buffers[--spare.count];
+    pthread_mutex_unlock(&spare.lock);
     if (!buffer && posix_memalign(&buffer, BLOCKDEV_ALIGN, BUFFER_SIZE))
         return NULL;
     return buffer;
 }
 
-static void give_buffer(struct mirror_target *m, uint8_t *buffer)
+static void give_buffer(uint8_t *buffer)
 {
-    pthread_mutex_lock(&m->lock);
-    if (buffer && m->spare_count < SPARE_BUFFERS) {
-        m->spare[m->spare_count++] = buffer;
+    pthread_mutex_lock(&spare.lock);
+    if (buffer && spare.count < SPARE_BUFFERS) {
+        spare.buffers[spare.count++] = buffer;
         buffer = NULL;
     }
-    pthread_mutex_unlock(&m->lock);
+    pthread_mutex_unlock(&spare.lock);
     free(buffer);
 }
 
@@ -163,7 +163,7 @@ static int read_back(struct taking *t, uint64_t offset, uint64_t length, const u
 
     assert(length <= READ_STEP);
     if (!t->buffer)
-        t->buffer = take_buffer(t->m);
+        t->buffer = take_buffer();
     if (!t->buffer)
         return err_set(err, -ENOMEM, "out of memory");
     *ret = t->buffer + (offset - start);
@@ -354,14 +354,14 @@ int mirror_target_write(struct mirror_target *m, const struct wire_disk_head *he
     int r = 0;
 
     if (head->encoding == WIRE_ZSTD) {
-        raw = take_buffer(m);
+        raw = take_buffer();
         r = raw ? compress_decode(raw, head->raw_length, payload, head->encoded_length, err) : err_set(err, -ENOMEM, "out of memory");
         payload = raw;
     }
     if (r == 0)
         r = take_record(&t, payload, err);
-    give_buffer(m, t.buffer);
-    give_buffer(m, raw);
+    give_buffer(t.buffer);
+    give_buffer(raw);
     if (r < 0)
         return r;
     fold(&t);

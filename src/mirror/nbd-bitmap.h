@@ -46,7 +46,8 @@ struct nbd_bitmap_header {
     uint64_t id;   /* of this run of the server, random */
     uint64_t server_pid;
     uint64_t generation; /* times the counters were set right by a tracker's reset */
-    uint64_t file_fd_1; /* the server's descriptor of what it serves, plus 1; 0: not said */
+    uint32_t file_fd_1; /* the server's descriptor of what it serves, plus 1; 0: not said */
+    uint32_t file_device; /* the low bits of where its inode is */
     uint64_t file_inode;
     uint64_t in_flight; /* requests */
     uint64_t started;

@@ -250,7 +250,8 @@ static int xmotion_after_fork(void)
 
     if (fstat(fd, &st) == 0) {
         header->file_inode = st.st_ino;
-        header->file_fd_1 = (uint64_t)fd + 1;
+        header->file_device = (uint32_t)st.st_dev;
+        header->file_fd_1 = (uint32_t)fd + 1;
     }
     header->server_pid = (uint64_t)getpid();
     return 0;

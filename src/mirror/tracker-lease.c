@@ -76,6 +76,7 @@ static const struct tracker_ops lease_ops = {
     .reset = lease_reset,
     .drain = lease_drain,
     .audit = check,
+    .check = check,
     .destroy = lease_destroy,
 };
 

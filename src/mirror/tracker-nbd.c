@@ -212,8 +212,9 @@ static int nbd_backing(struct tracker *t, char *ret, size_t size, struct err *er
     const struct nbd_bitmap_header *h = n->header;
     struct stat st;
 
-    (void)snprintf(ret, size, "/proc/%llu/fd/%llu", (unsigned long long)h->server_pid, (unsigned long long)h->file_fd_1 - 1);
-    if (!h->file_fd_1 || has_filter(h->server_pid) || stat(ret, &st) < 0 || st.st_ino != h->file_inode)
+    (void)snprintf(ret, size, "/proc/%llu/fd/%u", (unsigned long long)h->server_pid, h->file_fd_1 - 1);
+    if (!h->file_fd_1 || has_filter(h->server_pid) || stat(ret, &st) < 0 || st.st_ino != h->file_inode ||
+        (uint32_t)st.st_dev != h->file_device)
         return err_set(err, -ENOTSUP, "the file of the NBD server cannot be read directly");
     return check_alive(n, err);
 }

@@ -30,6 +30,8 @@ struct tracker_ops {
     /* The disk is quiet: compares what was seen with an independent count of the kernel (or the server). 0, or
      * -EIO with both figures: a switchover must not follow. */
     int (*audit)(struct tracker *t, struct err *err);
+    /* NULL, or: cheap enough to be asked many times a second, in the middle of a pass too. -EIO: the copy has become worthless. */
+    int (*check)(struct tracker *t, struct err *err);
     /* NULL, or: where this host can read what the disk holds without its server, into `ret`. -ENOTSUP: nowhere. */
     int (*backing)(struct tracker *t, char *ret, size_t size, struct err *err);
     /* Stops tracking. */

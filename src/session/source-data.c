@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The sender's data connections: made all at once, since on a long way each takes several turns. */
+/* The sender's data connections: made several at once, since on a long way each takes several turns. */
 #include "session/source-priv.h"
 
 #include "base/bytes.h"
@@ -11,6 +11,7 @@
 
 #define CONNECTIONS_LEAST 2
 #define CONNECTIONS_MOST  8
+#define AT_ONCE           8 /* more from one host look like a flood (session/gate.h) */
 /* So far away the socket's buffer is less than what is under way: several connections fill the link, and get there sooner. */
 #define FAR_AWAY          (5 * NS_PER_MS)
 
@@ -89,6 +90,18 @@ static int add_all(struct source *s, struct opening *all, struct err *err)
     return r;
 }
 
+static void open_some(struct opening *all, unsigned int count)
+{
+    for (unsigned int i = 1; i < count; i++)
+        all[i].runs = pthread_create(&all[i].thread, NULL, open_one, &all[i]) == 0;
+    for (unsigned int i = 0; i < count; i++) {
+        if (all[i].runs)
+            (void)pthread_join(all[i].thread, NULL);
+        else
+            (void)open_one(&all[i]);
+    }
+}
+
 int source_open_data(struct source *s, struct err *err)
 {
     struct opening *all;
@@ -102,14 +115,9 @@ int source_open_data(struct source *s, struct err *err)
     for (unsigned int i = 0; i < s->connections; i++) {
         all[i].source = s;
         all[i].number = i;
-        all[i].runs = i > 0 && pthread_create(&all[i].thread, NULL, open_one, &all[i]) == 0;
     }
-    for (unsigned int i = 0; i < s->connections; i++) {
-        if (all[i].runs)
-            (void)pthread_join(all[i].thread, NULL);
-        else
-            (void)open_one(&all[i]);
-    }
+    for (unsigned int i = 0; i < s->connections; i += AT_ONCE)
+        open_some(all + i, MIN(s->connections - i, AT_ONCE));
     r = add_all(s, all, err);
     free(all);
     if (r < 0 && conn_error_is_drop(r))

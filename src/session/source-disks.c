@@ -15,7 +15,7 @@
 /* Of the last pass, besides its data. */
 #define PASS_OVERHEAD  (2 * NS_PER_MS)
 #define FINAL_PASSES   8
-#define WEIGHT         0.5 /* of the newest pass, in what an octet takes */
+#define FADE           0.5 /* of what is remembered of passes, with each new one */
 
 static void pass_done(void *data)
 {
@@ -26,13 +26,20 @@ static void pass_done(void *data)
 
 /* Past its server, when that is of this host: one copy of every octet less, and the server has time for the guest. The page cache is the
  * server's too, so that a plain file is read through it. */
-static int open_past_server(struct mirror_source_config *c)
+static bool open_past_server(struct mirror_source_config *c, uint64_t size)
 {
+    struct blockdev *dev;
     char path[64];
 
-    if (!c->tracker || !c->tracker->ops->backing || c->tracker->ops->backing(c->tracker, path, sizeof(path), NULL) < 0)
-        return -ENOTSUP;
-    return blockdev_open(&c->dev, path, 0, NULL);
+    if (!c->tracker || !c->tracker->ops->backing || c->tracker->ops->backing(c->tracker, path, sizeof(path), NULL) < 0 ||
+        blockdev_open(&dev, path, 0, NULL) < 0)
+        return false;
+    if (dev->size != size) {
+        blockdev_close(dev);
+        return false;
+    }
+    c->dev = dev;
+    return true;
 }
 
 static int open_disk(struct source *s, unsigned int i, struct err *err)
@@ -41,7 +48,7 @@ static int open_disk(struct source *s, unsigned int i, struct err *err)
     struct mirror_source_config *c = &s->opened[i];
     int r = d->read_only ? 0 : tracker_open(&c->tracker, d->path, err);
 
-    if (r == 0 && open_past_server(c) < 0)
+    if (r == 0 && !open_past_server(c, d->size))
         r = blockdev_open(&c->dev, d->path, BLOCKDEV_DIRECT, err);
     if (r < 0)
         return r;
@@ -104,18 +111,14 @@ int source_disks_begin(struct source *s, struct err *err)
 /* A pass over marks has ended: what an octet of it took. Marked blocks are small and scattered, so the bulk copy says nothing of that. */
 static void learn_from_pass(struct source *s, unsigned int i, uint64_t now)
 {
-    uint64_t took = now - s->disk_pass_begun_ns[i];
     struct mirror_source_stats st;
-    double ns;
 
     if (!s->disk_pass_begun_ns[i])
         return;
-    s->disk_pass_begun_ns[i] = 0;
     mirror_source_stats(s->disks[i], &st);
-    if (!st.pass_total)
-        return;
-    ns = (double)(took - MIN(took, PASS_OVERHEAD)) / (double)st.pass_total;
-    s->disk_ns_per_octet[i] = s->disk_ns_per_octet[i] > 0 ? s->disk_ns_per_octet[i] + WEIGHT * (ns - s->disk_ns_per_octet[i]) : ns;
+    s->disk_passes[i].ns = FADE * s->disk_passes[i].ns + (double)(now - s->disk_pass_begun_ns[i]);
+    s->disk_passes[i].octets = FADE * s->disk_passes[i].octets + (double)st.pass_total;
+    s->disk_pass_begun_ns[i] = 0;
 }
 
 int source_disks_drive(struct source *s, struct err *err)
@@ -127,7 +130,12 @@ int source_disks_drive(struct source *s, struct err *err)
         uint64_t blocks;
         int r;
 
-        if (!s->disks[i] || !mirror_source_idle(s->disks[i]))
+        if (!s->disks[i])
+            continue;
+        r = mirror_source_check(s->disks[i], err);
+        if (r < 0)
+            return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
+        if (!mirror_source_idle(s->disks[i]))
             continue;
         if (!s->disk_bulk_done[i]) {
             s->disk_bulk_done[i] = true;
@@ -173,6 +181,12 @@ static double mean_ns_per_octet(const struct source *s)
     return (double)(clock_now() - s->times.begin) / (double)MAX(carried, MIB(1));
 }
 
+/* A small pass takes mostly a turn to the target and back: what it says of large ones is too much, until there is one. */
+static double ns_per_octet(const struct source *s, unsigned int i)
+{
+    return s->disk_passes[i].octets > 0 ? s->disk_passes[i].ns / s->disk_passes[i].octets : mean_ns_per_octet(s);
+}
+
 /* Disks one after another: they share one link. */
 uint64_t source_disks_tail_ns(struct source *s)
 {
@@ -187,7 +201,7 @@ uint64_t source_disks_tail_ns(struct source *s)
         mirror_source_stats(s->disks[i], &st);
         if (!mirror_source_idle(s->disks[i]))
             left += st.pass_total - MIN(st.pass_total, st.pass_done);
-        ns += (double)left * (s->disk_ns_per_octet[i] > 0 ? s->disk_ns_per_octet[i] : mean_ns_per_octet(s));
+        ns += (double)left * ns_per_octet(s, i);
     }
     return s->guest->disk_count ? PASS_OVERHEAD + (uint64_t)ns : 0;
 }

@@ -62,7 +62,9 @@ struct source {
     bool disk_bulk_done[HV_DISKS_MAX];
     uint64_t disk_pass_ended_ns[HV_DISKS_MAX];
     uint64_t disk_pass_begun_ns[HV_DISKS_MAX]; /* of the pass over marks that is under way; 0: there is none */
-    double disk_ns_per_octet[HV_DISKS_MAX];    /* of such passes, lately; 0: there was none */
+    struct {
+        double ns, octets; /* 0: there was none */
+    } disk_passes[HV_DISKS_MAX]; /* what such passes took, the older ones counting less and less */
     struct mirror_source_stats disk_results[HV_DISKS_MAX]; /* of those that were closed early */
     bool disks_begun; /* their bulk copy */
     bool disks_final; /* passes are begun by the final code, not by the driver */

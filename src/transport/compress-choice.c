@@ -91,7 +91,12 @@ void compress_choice_tried(struct compress_choice *c, int level, uint64_t raw, u
 void compress_choice_busy(struct compress_choice *c, uint64_t now_ns)
 {
     c->begin_ns = now_ns;
-    c->acked = c->compress_ns = 0;
+    c->acked = c->compress_ns = c->away_ns = 0;
+}
+
+void compress_choice_away(struct compress_choice *c, uint64_t ns, uint64_t compress_ns)
+{
+    c->away_ns += ns - MIN(ns, compress_ns);
 }
 
 void compress_choice_acked(struct compress_choice *c, uint64_t octets, bool idle, uint64_t now_ns)
@@ -101,6 +106,7 @@ void compress_choice_acked(struct compress_choice *c, uint64_t octets, bool idle
 
     c->acked += octets;
     if (c->begin_ns && elapsed >= WINDOW_NS && c->acked >= WINDOW_OCTETS) {
+        elapsed -= MIN(elapsed, c->away_ns);
         if ((double)c->compress_ns > BOUND_BY_CPU * (double)elapsed)
             elapsed -= MIN(elapsed, c->compress_ns);
         wire = (double)elapsed / (double)c->acked;

@@ -26,7 +26,7 @@ struct compress_choice {
         bool known;
     } tried[COMPRESS_LEVELS];
     double wire; /* ns an octet on the wire took; 0: not known yet */
-    uint64_t begin_ns, acked, compress_ns; /* of the window under way; begin_ns 0: there is none */
+    uint64_t begin_ns, acked, compress_ns, away_ns; /* of the window under way; begin_ns 0: there is none */
     bool sample_due;
     unsigned int samples;
 };
@@ -44,6 +44,9 @@ void compress_choice_tried(struct compress_choice *c, int level, uint64_t raw, u
 
 /* A record is sent, and none was in flight. */
 void compress_choice_busy(struct compress_choice *c, uint64_t now_ns);
+
+/* So long the worker was busy with its source, of which `compress_ns` were compressing: a slow disk is no slow wire. */
+void compress_choice_away(struct compress_choice *c, uint64_t ns, uint64_t compress_ns);
 
 /* The peer has acknowledged so many octets of the wire. `idle`: nothing is in flight any more. */
 void compress_choice_acked(struct compress_choice *c, uint64_t octets, bool idle, uint64_t now_ns);

@@ -12,6 +12,7 @@ bool conn_ended(const struct conn *c);
  * flushed. */
 int conn_put(struct conn *c, enum wire_type type, const struct iovec *parts, unsigned int n, struct err *err);
 int conn_flush(struct conn *c, struct err *err);
+bool conn_has_unsent(const struct conn *c);
 
 /* Waits after -EAGAIN of conn_try_recv: for the first octet of a record as long as it takes, inside
  * of one at most the timeout. */

@@ -305,6 +305,11 @@ int tls_flush(struct tls *t, struct err *err)
     return explain_write_failure(t, classify_end(t, err), err);
 }
 
+bool tls_has_unsent(const struct tls *t)
+{
+    return t->out_from < t->out_to;
+}
+
 short tls_events(const struct tls *t)
 {
     return t->events;

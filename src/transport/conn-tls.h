@@ -39,6 +39,7 @@ int tls_read(struct tls *t, void *buf, size_t len, size_t *ret_len, struct err *
  * arguments. What is taken may stay in the output buffer until tls_flush. */
 int tls_write(struct tls *t, const void *buf, size_t len, size_t *ret_len, struct err *err);
 int tls_flush(struct tls *t, struct err *err);
+bool tls_has_unsent(const struct tls *t);
 
 /* The poll events that the last -EAGAIN waits for. */
 short tls_events(const struct tls *t);

@@ -12,8 +12,8 @@
 
 #include <assert.h>
 #include <fcntl.h>
+#include <linux/tcp.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -121,7 +121,7 @@ uint64_t conn_round_trip_ns(const struct conn *c)
     socklen_t len = sizeof(info);
 
     (void)getsockopt(conn_fd(c), IPPROTO_TCP, TCP_INFO, &info, &len);
-    return info.tcpi_rtt * NS_PER_US;
+    return info.tcpi_min_rtt * NS_PER_US;
 }
 
 bool conn_pending(const struct conn *c)
@@ -347,6 +347,11 @@ int conn_put(struct conn *c, enum wire_type type, const struct iovec *parts, uns
     atomic_fetch_add_explicit(&c->out.bytes, WIRE_HEADER_SIZE + length, memory_order_relaxed);
     capture(c, 'S', head, parts, n);
     return 0;
+}
+
+bool conn_has_unsent(const struct conn *c)
+{
+    return c->staged > 0 || tls_has_unsent(c->tls);
 }
 
 int conn_flush(struct conn *c, struct err *err)

@@ -266,20 +266,32 @@ static uint64_t patience(const struct worker *w)
     return end > now ? end - now : 0;
 }
 
+/* The peer's time to answer begins when it has all that it is to answer: what it waited for because a disk was slow is not its fault. */
+static int flush(struct worker *w, struct err *err)
+{
+    bool unsent = conn_has_unsent(w->conn);
+    int r = conn_flush(w->conn, err);
+
+    if (r == 0 && unsent)
+        w->heard_ns = clock_now();
+    return r;
+}
+
 /* Waits for the peer, for a kick after number `seen`, or at most `timeout_ns`. All answers that came were taken. */
 static int wait_for_news(struct worker *w, uint64_t seen, uint64_t timeout_ns, struct err *err)
 {
-    uint64_t left = patience(w);
-    uint64_t ns = MIN(timeout_ns, left);
-    const struct timespec timeout = {.tv_sec = (time_t)(ns / NS_PER_SEC), .tv_nsec = (long)(ns % NS_PER_SEC)};
     struct pollfd p[2] = {{.fd = conn_fd(w->conn), .events = POLLIN},
                           {.fd = w->event_fd, .events = POLLIN}};
     bool kicked = true;
-    uint64_t ignored;
-    int n = conn_flush(w->conn, err);
+    struct timespec timeout;
+    uint64_t left, ns, ignored;
+    int n = flush(w, err);
 
     if (n < 0)
         return n;
+    left = patience(w);
+    ns = MIN(timeout_ns, left);
+    timeout = clock_timespec(ns);
     atomic_store(&w->waiting, true);
     if (atomic_load(&w->stream->kicks) == seen && !atomic_load(&w->stream->stopping)) {
         kicked = false;
@@ -393,6 +405,17 @@ static int send_one(struct worker *w, struct sent *next, struct err *err)
     return r < 0 ? r : conn_put(w->conn, next->work.type, parts, next->work.payload_length ? 2 : 1, err);
 }
 
+/* What the sources take for themselves is not the wire's. */
+static int ask_timed(struct worker *w, struct sent *ret, struct err *err)
+{
+    uint64_t compressing = w->choice.compress_ns;
+    uint64_t begin = clock_now();
+    int r = ask_sources(w, ret, err);
+
+    compress_choice_away(&w->choice, clock_now() - begin, w->choice.compress_ns - compressing);
+    return r;
+}
+
 static int turn(struct worker *w, struct err *err)
 {
     uint64_t seen = atomic_load(&w->stream->kicks);
@@ -402,7 +425,7 @@ static int turn(struct worker *w, struct err *err)
     if (r < 0)
         return r;
     (void)sched_yield(); /* who waits for this processor for a moment gets it between two records: guests' disks are served by such */
-    r = in_flight(w) < w->stream->config.window_records ? ask_sources(w, &next, err) : -EAGAIN;
+    r = in_flight(w) < w->stream->config.window_records ? ask_timed(w, &next, err) : -EAGAIN;
     if (r == -EAGAIN)
         return wait_for_news(w, seen, FOR_EVER, err);
     return r < 0 ? r : send_one(w, &next, err);

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -30,13 +31,23 @@ def write(folder, name, text):
         file.write(text)
 
 
-def publish(folder, results, judged):
+def publish(folder, results):
+    """What is measured replaces what was there of the same workload. Returns the goals' table and their counts."""
     os.makedirs(folder, exist_ok=True)
+    kept = []
+    if os.path.exists(f"{folder}/results.json"):
+        with open(f"{folder}/results.json", encoding="utf-8") as file:
+            kept = json.load(file)
+    order = [w.name for module in MODULES for w in module.WORKLOADS]
+    merged = {r["workload"]: r for r in kept + results}
+    results = sorted(merged.values(), key=lambda r: order.index(r["workload"]))
+    judged, counts = goals.table(results)
     write(folder, "results.json", json.dumps(results, indent=1))
     write(folder, "tables.md", "\n\n".join([judged, *map(report.table, results)]) + "\n")
     for result in results:
         if drawing := report.plot(result):
             write(folder, f"{result['workload']}.svg", drawing)
+    return judged, counts
 
 
 def main():
@@ -53,23 +64,23 @@ def main():
         parser.error(f"no workload {unknown[0]}: one of {', '.join(known)}")
     size, rounds = options.size or (256 if options.short else 2048), options.rounds or (1 if options.short else 5)
     work = tempfile.mkdtemp(prefix="xmotion-bench-", dir=SHM)
-    results = []
+    out = options.out or f"{work}/out"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    results, left_out = [], 0
     try:
         disks.make_certificates(f"{work}/{disks.TLS}")
         for module, workload in (known[name] for name in options.workloads or known):
-            runs, left_out, facts = module.run_workload(workload, work, size * MIB, rounds, say, options.only)
-            results.append({"workload": workload.name, "title": workload.title, "rounds": rounds, "runs": runs, "left_out": left_out, **facts})
+            runs, without, facts = module.run_workload(workload, work, size * MIB, rounds, say, options.only)
+            results.append({"workload": workload.name, "title": workload.title, "rounds": rounds, "runs": runs, "left_out": without, **facts})
+            left_out += len(without)
             say("\n" + report.table(results[-1]) + "\n")
-    except Failure as e:
+            judged, counts = publish(out, results)
+    except (Failure, OSError) as e:
         say(f"bench: {e}")
         return 1
     finally:
         shutil.rmtree(work)
-    judged, counts = goals.table(results)
     say(judged + "\n")
-    if options.out:
-        publish(options.out, results, judged)
-    left_out = sum(len(r["left_out"]) for r in results)
     say(f"{len(results)} workloads measured, {left_out} peers left out; goals: " + ", ".join(f"{n} {what}" for what, n in counts.items()))
     return 0
 

@@ -98,13 +98,14 @@ class Xmotion(Copy):
             result = json.loads(file.readlines()[-1])
         if result["outcome"] != "moved" or not result["disks"][0]["verified"]:
             raise Failure(f"xmotion: {result}")
-        self.wire = result["wire_bytes"]
 
     def where(self):
         return ["--sr", f"dir:{self.sr}"]
 
     def settle(self):
         made = os.listdir(self.sr)
+        if len(made) != (0 if os.path.exists(self.target) else 1):
+            raise Failure(f"xmotion: the SR holds {made}")
         if made:
             os.rename(f"{self.sr}/{made[0]}", self.target)
 
@@ -143,7 +144,7 @@ class Nbdcopy(Copy):
     options = ()
 
     def prepare(self):
-        with open(self.target, "wb") as file:
+        with open(self.target, "ab") as file:
             file.truncate(self.size)
         self.serve(["nbdkit", "-f", "--exit-with-parent", "-i", self.link.address, "-p", str(self.port), "--tls=require",
                     f"--tls-certificates={self.work}/{TLS}", "--tls-verify-peer", "file", self.target])
@@ -151,6 +152,11 @@ class Nbdcopy(Copy):
     def copy(self):
         self.run_client(["nbdcopy", *self.options, "--flush", self.source,
                          f"nbds://{NAME}:{self.port}/?tls-certificates={self.work}/{TLS}"])
+
+
+class NbdcopyFar(Nbdcopy):
+    name = "nbdcopy --destination-is-zero --connections=8"
+    options = ("--destination-is-zero", "--connections=8")
 
 
 class NbdcopyZero(Nbdcopy):
@@ -214,6 +220,7 @@ class Monitor:
                         return event
                 self.events.append(self._line())
         except TimeoutError:
+            self.file = self.socket.makefile("r")  # the old one refuses to read after a timeout
             return None
         finally:
             self.socket.settimeout(None)
@@ -221,6 +228,11 @@ class Monitor:
     def close(self):
         self.file.close()
         self.socket.close()
+
+
+def at(event):
+    """The time of day at which QEMU sent it."""
+    return event["timestamp"]["seconds"] + event["timestamp"]["microseconds"] / 1e6
 
 
 def is_job(status):
@@ -245,7 +257,8 @@ class Mirror(Nbdcopy):
         if not monitor.wait_event(is_job("ready"), 120):
             raise Failure("the mirror does not get ready")
         monitor.command("job-complete", id="copy")
-        monitor.wait_event(is_job("concluded"), 60)
+        if not monitor.wait_event(is_job("concluded"), 60):
+            raise Failure("the mirror does not conclude")
         self.client.note_rss()
         monitor.command("quit")
         monitor.close()
@@ -301,9 +314,8 @@ class ZstdSsh(Ssh):
 class Rsync(Copy):
     """To an rsync daemon behind stunnel, which asks for the client's certificate."""
 
-    name = "rsync --inplace"
     programs = ("rsync", "stunnel4")
-    options = ("--inplace",)
+    options = ()
 
     def prepare(self):
         self.inner, self.outer = free_port(), free_port()

@@ -45,10 +45,9 @@ class _Pieces:
 
 
 def make(path, size, seed=1):
-    """Writes the image; the same size and seed give the same layout. Returns octets of each kind."""
+    """Writes the image; the same size and seed give the same layout."""
     chance, files, left = random.Random(seed), _Pieces(), {k: size * s // 100 for k, s in SHARES.items()}
     left[FILES] += size - sum(left.values())
-    made = dict(left)
     with open(path, "wb") as file:
         file.truncate(size)
         offset = 0
@@ -64,15 +63,17 @@ def make(path, size, seed=1):
             elif kind == FILES:
                 file.write(files.take(length))
             offset += length
-    return made
 
 
-def change(path, percent, seed=2):
-    """Overwrites so many percent of the 64 KiB blocks with random octets. Returns their octets."""
+def change(path, percent, original, seed=2):
+    """Overwrites so many percent of the 64 KiB blocks with random octets. Returns the octets of those that are not zeroes in the original."""
     chance, blocks = random.Random(seed), os.path.getsize(path) // CHANGE
     chosen = chance.sample(range(blocks), blocks * percent // 100)
-    with open(path, "r+b") as file:
+    data = 0
+    with open(path, "r+b") as file, open(original, "rb") as other:
         for block in chosen:
             file.seek(block * CHANGE)
             file.write(chance.randbytes(CHANGE))
-    return len(chosen) * CHANGE
+            other.seek(block * CHANGE)
+            data += CHANGE if any(other.read(CHANGE)) else 0
+    return data

@@ -49,6 +49,7 @@ def run(command, **options):
 
 # -- the link --
 
+CONGESTION = "cubic"  # a stock Debian's, whatever this machine's is
 NEAR, FAR, NAME = "10.77.0.1", "10.77.0.2", "target"
 KINDS = {"loopback": None, "1 Gbit/s": (125_000_000, 0), "50 ms": (0, 25), "1 Gbit/s, 50 ms": (125_000_000, 25)}
 
@@ -60,19 +61,35 @@ class Link:
     def __init__(self, kind, work):
         self.prefix, self.processes, self.device = [], [], "lo"
         self.pid = os.getpid()
+        self.kind, self.work = kind, work
         self.address = FAR if KINDS[kind] else "127.0.0.1"
-        self._common(work)
-        if KINDS[kind]:
-            self._make(*KINDS[kind])
 
-    def _common(self, work):
-        """The congestion control is that of a stock Debian, whatever this machine's is."""
-        run(["ip", "link", "set", "lo", "up"])
-        with open("/proc/sys/net/ipv4/tcp_congestion_control", "w", encoding="ascii") as file:
-            file.write("cubic")
-        with open(f"{work}/hosts", "w", encoding="ascii") as file:
-            file.write(f"127.0.0.1 localhost\n{self.address} {NAME}\n")
-        run(["mount", "--bind", f"{work}/hosts", "/etc/hosts"])
+    def __enter__(self):
+        for name in ("net", "mnt"):
+            if os.readlink(f"/proc/self/ns/{name}") == os.readlink(f"/proc/1/ns/{name}"):
+                raise Failure("run scripts/bench: this must not change the machine's own network and mounts")
+        try:
+            if KINDS[self.kind]:
+                self._make(*KINDS[self.kind])
+            for prefix in ([], self.prefix):
+                run([*prefix, "ip", "link", "set", "lo", "up"])
+                run([*prefix, "sh", "-c", f"echo {CONGESTION} > /proc/sys/net/ipv4/tcp_congestion_control"])
+            with open(f"{self.work}/hosts", "w", encoding="ascii") as file:
+                file.write(f"127.0.0.1 localhost\n{self.address} {NAME}\n")
+            run(["mount", "--bind", f"{self.work}/hosts", "/etc/hosts"])
+        except BaseException:
+            self._kill()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self._kill()
+        run(["umount", "/etc/hosts"])
+
+    def _kill(self):
+        for process in reversed(self.processes):
+            process.kill()
+            process.wait()
 
     def _make(self, rate, delay):
         holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL)
@@ -90,7 +107,6 @@ class Link:
         for prefix, device, here, there in (([], "near", NEAR, FAR), (self.prefix, "far", FAR, NEAR)):
             run([*prefix, "ip", "address", "add", here, "peer", there, "dev", device])
             run([*prefix, "ip", "link", "set", device, "mtu", "9000", "up"])
-        run([*self.prefix, "ip", "link", "set", "lo", "up"])
 
     def octets(self):
         """Carried so far, both ways, headers and acknowledgements included."""
@@ -102,13 +118,6 @@ class Link:
         """At the receiving end. Looks without connecting: some servers end with their first client."""
         with open(f"/proc/{self.pid}/net/tcp", encoding="ascii") as file:
             return any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in file)
-
-    def end(self):
-        run(["umount", "/etc/hosts"])
-        for process in reversed(self.processes):
-            process.kill()
-            process.wait()
-
 
 # -- processes --
 
@@ -122,6 +131,8 @@ class Group:
         self.counter = "cpuacct.usage" if base == V1 else "cpu.stat"
         os.mkdir(self.path)
         self.log = f"{folder}/{name}.log"
+        with open(self.log, "wb"):
+            pass
         self.started = []
         self.rss = 0
 
@@ -194,6 +205,20 @@ class Group:
         for process in self.started:
             process.wait()
         os.rmdir(self.path)
+
+
+def choose(peers, only, why_not=lambda peer: None):
+    """Those that are wanted and can be had, and {name: why} of those that cannot."""
+    wanted = [p for p in peers if not only or any(o in p.name for o in only)]
+    lacking = {p.name: why for p in wanted if (why := (f"no {m} here" if (m := missing(*p.programs)) else why_not(p)))}
+    return [p for p in wanted if p.name not in lacking], lacking
+
+
+def in_turn(peers, rounds):
+    """(number of the round, peer): all peers in each round, each round begun by another one."""
+    for number in range(rounds):
+        for i in range(len(peers)):
+            yield number + 1, peers[(number + i) % len(peers)]
 
 
 def missing(*programs):

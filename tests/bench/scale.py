@@ -4,6 +4,7 @@ pass takes to look through the marks of a disk of 4 TiB."""
 
 import json
 import os
+import subprocess
 import time
 
 import disks
@@ -41,8 +42,8 @@ class Guest(disks.Xmotion):
         options = [word for path in self.paths for word in ("--disk", path)]
         self.guest.start([self.program, "guest", "run", "g", "--memory", f"{GUEST_MEMORY // MIB}M", "--dirty-rate", "0", "--write-rate", "0", *options],
                          env=self.environment("a"))
-        wait_for(lambda: disks.subprocess.run([self.program, "guest", "stats", "g"], env=self.environment("a"), check=False,
-                                              stdin=disks.subprocess.DEVNULL, capture_output=True).returncode == 0, 20, "the guest runs")
+        wait_for(lambda: subprocess.run([self.program, "guest", "stats", "g"], env=self.environment("a"), check=False,
+                                              stdin=subprocess.DEVNULL, capture_output=True).returncode == 0, 20, "the guest runs")
 
     def copy(self):
         with open(f"{self.work}/events", "w", encoding="utf-8") as out:
@@ -120,11 +121,8 @@ WORKLOADS = (Workload(),)
 
 
 def run_workload(_workload, work, _size, rounds, say, _only=None):
-    link = Link("loopback", work)
-    try:
+    with Link("loopback", work) as link:
         sizes, counts = of_sizes(link, work, rounds, say), of_counts(link, work, rounds, say)
-    finally:
-        link.end()
     scan = float(run([os.environ["XMOTION_SCAN"]]))
     say(f"the marks of a disk of 4 TiB are looked through in {scan:.1f} ms")
     return [{"sizes": sizes, "counts": counts, "scan_ms": scan}], {}, {}

@@ -6,12 +6,12 @@ import time
 
 import disks
 import image
-from machine import MIB, Failure, Link, missing, run, warm_memory
+from machine import MIB, Failure, Link, choose, in_turn, run, warm_memory
 
 COLD = (disks.Xmotion, disks.XmotionPlain, disks.Nbdcopy, disks.NbdcopyZero, disks.QemuImg, disks.Mirror, disks.Ssh, disks.RsyncCold)
 SLOW = (disks.Xmotion, disks.NbdcopyZero, disks.ZstdSsh)
-FAR = (disks.Xmotion, disks.NbdcopyZero)
-OLD = (disks.XmotionReuse, disks.RsyncBlocks, disks.NbdcopyZero)
+FAR = (disks.Xmotion, disks.NbdcopyZero, disks.NbdcopyFar)
+OLD = (disks.XmotionReuse, disks.RsyncBlocks, disks.Nbdcopy)
 
 
 class Workload:
@@ -56,31 +56,21 @@ def run_once(peer, link, work, source, target):
 def run_workload(workload, work, size, rounds, say, only=None):
     """Every peer in every round. Returns the runs, what was left out and why, and octets of data and of what is changed."""
     source, target, old = (f"{work}/{name}" for name in ("source.img", "target.img", "old.img"))
-    peers, left_out, runs = [], {}, []
-    for peer in workload.peers:
-        if only and not any(o in peer.name for o in only):
-            continue
-        if lacking := missing(*peer.programs):
-            left_out[peer.name] = f"no {lacking} here"
-        else:
-            peers.append(peer)
+    peers, left_out = choose(workload.peers, only)
+    runs = []
     if not os.path.exists(source):
         image.make(source, size)
     facts = {"size": size, "data": disks.allocated(source) - size * image.SHARES[image.ZERO] // 100}
     if workload.changed:
         run(["cp", "--sparse=always", source, old])
-        facts["changed"] = image.change(old, workload.changed)
-    link = Link(workload.link, work)
-    try:
-        for number in range(rounds):
-            for peer in peers:
-                if workload.changed:
-                    run(["cp", "--sparse=always", old, target])
-                runs.append(run_once(peer, link, work, source, target))
-                os.unlink(target)
-                say(f"{workload.name} {number + 1}/{rounds} {describe(runs[-1])}")
-    finally:
-        link.end()
+        facts["changed"] = image.change(old, workload.changed, source)
+    with Link(workload.link, work) as link:
+        for number, peer in in_turn(peers, rounds):
+            if workload.changed:
+                run(["cp", "--sparse=always", old, target])
+            runs.append(run_once(peer, link, work, source, target))
+            os.unlink(target)
+            say(f"{workload.name} {number}/{rounds} {describe(runs[-1])}")
     if workload.changed:
         os.unlink(old)
     return runs, left_out, facts

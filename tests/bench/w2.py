@@ -2,18 +2,20 @@
 """W2: a disk is copied while it is written to at random, 4 KiB at a time over its first GiB, sixteen at once. What the writer feels, and
 when the copy is ready to be switched to."""
 
+import contextlib
 import json
 import os
 import signal
+import subprocess
 import time
 
 import disks
 import image
-from machine import MIB, Failure, Link, missing, wait_for, warm_memory
+from machine import MIB, Failure, Group, Link, choose, in_turn, run, wait_for, warm_memory
 
 BEFORE = 2.0  # seconds of the writer alone
 PATIENCE = 20.0  # seconds to get ready
-AFTER = 1.0  # seconds of the writer at a mirror that is ready
+LATE = "written faster than they can be copied"  # what xmotion says then
 AREA = 1024 * MIB
 
 
@@ -31,7 +33,17 @@ class Writer:
             "--time_based", "--runtime=120", f"--rate={rate}m", "--randrepeat=0", "--norandommap", f"--write_lat_log={self.prefix}",
             "--log_unix_epoch=1", "--disable_slat=1", "--disable_clat=1", f"--output={work}/fio.out"], cwd=work)
 
-    def stop(self):
+    def pause(self):
+        """As a guest that is suspended: between two moments it writes no more. What is in flight at the server completes."""
+        for pid in self.group.pids():
+            os.kill(pid, signal.SIGSTOP)
+
+    def finish(self):
+        """It writes its log. Whatever it still writes to the disk is of no copy any more."""
+        if self.process.poll() is not None:
+            raise Failure(f"fio ended by itself: {self.group.tail()}")
+        for pid in self.group.pids():
+            os.kill(pid, signal.SIGCONT)
         self.process.send_signal(signal.SIGINT)
         self.process.wait()
 
@@ -51,33 +63,22 @@ def between(log, begin, end):
             "p99": latencies[len(latencies) * 99 // 100], "max": latencies[-1]}
 
 
-class Live(disks.Copy):
-    """Copies while a writer writes. `live` returns the times of day when the copy began and got ready (None: it did not)."""
+# A copy while a writer writes has `live(writer)`: the times of day when it began and got ready (None: it did not, in time). Ready, it has
+# paused the writer, switched, and set stop_ms to how long that took.
 
-    stop_ms = None
-
-    def live(self, writer):
-        raise NotImplementedError
-
-    def compare(self):
-        """Whether source and target can be compared afterwards."""
-        return False
-
-    def copy(self):
-        raise NotImplementedError("see live")
-
-
-class Xmotion(disks.Xmotion, Live):
+class Xmotion(disks.Xmotion):
     name = "xmotion"
     programs = ("nbdkit", "fio")
     options = ("--downtime", "10ms", "--timeout", f"{PATIENCE:.0f}s")
+    stop_ms = None
+    disk = None
 
     def prepare(self):
         super().prepare()
         self.socket = f"{self.work}/source.sock"
         if os.path.exists(self.socket):
             os.unlink(self.socket)
-        self.disk = disks.Group("disk", self.work)
+        self.disk = Group("disk", self.work)
         self.disk.start(["nbdkit", "-f", "-U", self.socket, os.environ["XMOTION_PLUGIN"], f"file={self.source}"], env=self.environment("a"))
         wait_for(lambda: os.path.exists(self.socket), 10, "nbdkit listens")
         self.uri = f"nbd+unix:///?socket={self.socket}"
@@ -86,8 +87,7 @@ class Xmotion(disks.Xmotion, Live):
         begin = time.time()
         stop = f"{self.work}/stop"
         with open(stop, "w", encoding="ascii") as file:
-            file.write(f"#!/bin/sh\ndate +%s.%N > {self.work}/stopped\nkill -INT {writer.process.pid}\n"
-                       f"while ! grep -q '^State:.*Z' /proc/{writer.process.pid}/status; do sleep 0.01; done\n")
+            file.write(f"#!/bin/sh\nkill -STOP $(cat {writer.group.path}/cgroup.procs)\ndate +%s.%N > {self.work}/stopped\n")
         os.chmod(stop, 0o755)
         if os.path.exists(f"{self.work}/stopped"):
             os.unlink(f"{self.work}/stopped")
@@ -95,29 +95,32 @@ class Xmotion(disks.Xmotion, Live):
         with open(events, "w", encoding="utf-8") as out:
             process = self.client.start([self.program, "send", f"disk:{self.uri}", f"{disks.NAME}:{self.port}", "--json", *self.where(),
                                          "--stop-command", stop, *self.options], env=self.environment("a"), stdout=out)
-            while process.poll() is None:
-                time.sleep(0.01)
+            try:
+                process.wait(3 * PATIENCE)
+            except subprocess.TimeoutExpired:
+                raise Failure(f"xmotion does not end: {self.client.tail()}") from None
         with open(events, encoding="utf-8") as file:
-            result = json.loads(file.readlines()[-1])
-        if result["outcome"] != "moved":
+            result = json.loads((file.readlines() or ["{}"])[-1])
+        if process.returncode and LATE in str(result.get("error")):
             return begin, None
-        parts = result["downtime_parts"]
-        self.stop_ms = result["downtime_ms"] - parts["suspend_ms"]
+        if process.returncode or not result["disks"][0]["verified"]:
+            raise Failure(f"xmotion: exit code {process.returncode}: {result.get('error')} {self.client.tail()}")
+        self.stop_ms = result["downtime_ms"]
         with open(f"{self.work}/stopped", encoding="ascii") as file:
             return begin, float(file.read())
 
-    def compare(self):
-        return True
-
     def end(self):
-        self.disk.end()
+        if self.disk:
+            self.disk.end()
         super().end()
 
 
-class Mirror(disks.Mirror, Live):
+class Mirror(disks.Mirror):
     """QEMU's storage daemon exports the disk to the writer and mirrors it."""
 
     mode, granularity = "background", 65536
+    stop_ms = None
+    monitor = None
     programs = ("qemu-storage-daemon", "nbdkit", "fio")
 
     def prepare(self):
@@ -140,23 +143,20 @@ class Mirror(disks.Mirror, Live):
         self.monitor.command("blockdev-mirror", job_id="copy", device="source", target="target", sync="full", copy_mode=self.mode,
                              granularity=self.granularity)
         event = self.monitor.wait_event(disks.is_job("ready"), PATIENCE)
-        ready = event["timestamp"]["seconds"] + event["timestamp"]["microseconds"] / 1e6 if event else None
-        time.sleep(AFTER)
-        writer.stop()
-        if ready:
-            stopped = time.monotonic()
-            self.monitor.command("job-complete", id="copy")
-            if self.monitor.wait_event(is_done, PATIENCE):
-                self.stop_ms = (time.monotonic() - stopped) * 1e3
-        return begin, ready
+        if not event:
+            return begin, None
+        stopped = time.monotonic()
+        writer.pause()
+        self.monitor.command("job-complete", id="copy")
+        if not self.monitor.wait_event(disks.is_job("concluded"), PATIENCE) or self.monitor.command("query-jobs")[0].get("error"):
+            raise Failure(f"{self.name}: the job does not complete")
+        self.stop_ms = (time.monotonic() - stopped) * 1e3
+        return begin, disks.at(event)
 
     def end(self):
-        self.monitor.close()
+        if self.monitor:
+            self.monitor.close()
         super().end()
-
-
-def is_done(event):
-    return event["event"] == "JOB_STATUS_CHANGE" and event["data"]["status"] in ("pending", "concluded", "null")
 
 
 class MirrorBackground(Mirror):
@@ -179,61 +179,49 @@ PEERS = (Xmotion, MirrorBackground, MirrorFine, MirrorBlocking)
 class Workload:
     def __init__(self, name, rate):
         self.name, self.rate, self.title = name, rate, f"W2: live copy, {rate} MB/s of random writes"
-        self.peers = PEERS
 
 
 WORKLOADS = (Workload("w2-20", 20), Workload("w2-100", 100))
 
 
 def run_once(peer, link, work, source, target, rate):
-    copy = peer(link, work, source, target)
-    group = disks.Group("writer", work)
-    try:
+    with contextlib.ExitStack() as ends:
+        copy = peer(link, work, source, target)
+        ends.callback(copy.end)
+        group = Group("writer", work)
+        ends.callback(group.end)
         copy.prepare()
         warm_memory(copy.size + 256 * MIB)
-        cpu = copy.server.cpu() + copy.client.cpu()
         writer = Writer(group, work, copy.uri, rate)
         time.sleep(BEFORE)
         begin, ready = copy.live(writer)
-        if writer.process.poll() is None:
-            writer.stop()
-        cpu = copy.server.cpu() + copy.client.cpu() - cpu
-        copy.settle()
-    finally:
-        copy.end()
-        group.end()
-    if ready and copy.compare() and not disks.same(source, target):
-        raise Failure(f"{peer.name}: the copy differs from its source")
+        if ready:
+            copy.settle()
+            if not disks.same(source, target):
+                raise Failure(f"{peer.name}: the copy differs from its source")
+        writer.finish()
     log = writer.read_log()
-    end = ready or begin + PATIENCE
-    return {"peer": peer.name, "ready": ready - begin if ready else None, "stop_ms": copy.stop_ms, "cpu": cpu,
-            "before": between(log, begin - BEFORE + 0.5, begin), "during": between(log, begin, end)}
+    before = between(log, begin - BEFORE + 0.5, begin)
+    if before["rate"] < 0.95 * rate:
+        raise Failure(f"the writer got {before['rate']:.0f} MB/s instead of {rate} when it was alone")
+    return {"peer": peer.name, "ready": ready - begin if ready else None, "stop_ms": copy.stop_ms, "before": before,
+            "during": between(log, begin, ready or begin + PATIENCE)}
 
 
 def run_workload(workload, work, size, rounds, say, only=None):
     base, source, target = (f"{work}/{name}" for name in ("base.img", "live.img", "target.img"))
-    peers, left_out, runs = [], {}, []
-    for peer in workload.peers:
-        if only and not any(o in peer.name for o in only):
-            continue
-        if lacking := missing(*peer.programs):
-            left_out[peer.name] = f"no {lacking} here"
-        else:
-            peers.append(peer)
+    peers, left_out = choose(PEERS, only)
+    runs = []
     if not os.path.exists(base):
         image.make(base, max(size, AREA))
-    link = Link("loopback", work)
-    try:
-        for number in range(rounds):
-            for peer in peers:
-                disks.run(["cp", "--sparse=always", base, source])
-                runs.append(run_once(peer, link, work, source, target, workload.rate))
-                for path in (source, target):
-                    if os.path.exists(path):
-                        os.unlink(path)
-                say(f"{workload.name} {number + 1}/{rounds} {describe(runs[-1])}")
-    finally:
-        link.end()
+    with Link("loopback", work) as link:
+        for number, peer in in_turn(peers, rounds):
+            run(["cp", "--sparse=always", base, source])
+            runs.append(run_once(peer, link, work, source, target, workload.rate))
+            for path in (source, target):
+                if os.path.exists(path):
+                    os.unlink(path)
+            say(f"{workload.name} {number}/{rounds} {describe(runs[-1])}")
     return runs, left_out, {}
 
 

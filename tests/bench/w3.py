@@ -4,10 +4,11 @@ given rate. xmotion's embedded guest, and QEMU's migration of a bare guest that 
 
 import json
 import os
+import subprocess
 import time
 
 import disks
-from machine import MIB, Failure, Group, Link, missing, wait_for, warm_memory
+from machine import MIB, Failure, Group, Link, choose, in_turn, wait_for, warm_memory
 
 PATIENCE = 60.0
 
@@ -46,8 +47,8 @@ class Xmotion(Move):
         time.sleep(0.5)
 
     def _lives(self, host):
-        return disks.subprocess.run([self.hosts.program, "guest", "stats", "g"], env=self.hosts.environment(host), stdin=disks.subprocess.DEVNULL,
-                                    stdout=disks.subprocess.DEVNULL, stderr=disks.subprocess.DEVNULL, check=False).returncode == 0
+        return subprocess.run([self.hosts.program, "guest", "stats", "g"], env=self.hosts.environment(host), stdin=subprocess.DEVNULL,
+                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
 
     def move(self):
         with open(f"{self.work}/events", "w", encoding="utf-8") as out:
@@ -65,18 +66,11 @@ class Xmotion(Move):
     def check(self):
         self.hosts.run("b", "guest", "verify", "g")
 
-    def end(self):
-        try:
-            self.hosts.run("b", "guest", "stop", "g")
-        except Failure:
-            pass
-        super().end()
-
-
 class Qemu(Move):
     name = "QEMU, one connection"
     programs = ("qemu-system-x86_64",)
     channels, compression = 0, None
+    source = target = None
 
     def command(self, end, *more):
         return ["qemu-system-x86_64", "-M", "pc", "-m", str(self.memory // MIB), "-accel", "tcg", "-nodefaults", "-display", "none", "-kernel",
@@ -119,20 +113,17 @@ class Qemu(Move):
             raise Failure(f"{self.name}: {self.source.command('query-migrate')}")
         wait_for(lambda: self.source.command("query-migrate").get("status") == "completed", 10, "QEMU has migrated")
         self.rounds = self.source.command("query-migrate")["ram"]["dirty-sync-count"]
-        return at(resume) - begin, (at(resume) - at(stop)) * 1e3
+        return disks.at(resume) - begin, (disks.at(resume) - disks.at(stop)) * 1e3
 
     def check(self):
         if self.target.command("query-status")["status"] != "running":
             raise Failure("QEMU's guest does not run at the target")
 
     def end(self):
-        self.source.close()
-        self.target.close()
+        for monitor in (self.source, self.target):
+            if monitor:
+                monitor.close()
         super().end()
-
-
-def at(event):
-    return event["timestamp"]["seconds"] + event["timestamp"]["microseconds"] / 1e6
 
 
 class Multifd2(Qemu):
@@ -157,7 +148,6 @@ class Workload:
     def __init__(self, name, rate, downtime):
         self.name, self.rate, self.downtime = name, rate, downtime
         self.title = f"W3: memory of 1 GiB, {rate} MB/s dirtied, downtime {downtime} ms"
-        self.peers = PEERS
 
 
 WORKLOADS = (Workload("w3", 50, 300), Workload("w3-50ms", 50, 50), Workload("w3-200", 200, 300))
@@ -179,25 +169,18 @@ def run_once(peer, link, work, workload):
     return {"peer": peer.name, "wall": wall, "pause_ms": pause, "cpu": cpu, "wire": octets, "rounds": move.rounds, "pages_sent": move.pages_sent}
 
 
+def no_guest(peer):
+    built = os.path.exists(os.environ.get("XMOTION_QEMU_GUEST", ""))
+    return None if built or peer is Xmotion else "its guest was not built"
+
+
 def run_workload(workload, work, _size, rounds, say, only=None):
-    peers, left_out, runs = [], {}, []
-    for peer in workload.peers:
-        if only and not any(o in peer.name for o in only):
-            continue
-        if lacking := missing(*peer.programs):
-            left_out[peer.name] = f"no {lacking} here"
-        elif peer is not Xmotion and not os.path.exists(os.environ.get("XMOTION_QEMU_GUEST", "")):
-            left_out[peer.name] = "its guest was not built"
-        else:
-            peers.append(peer)
-    link = Link("loopback", work)
-    try:
-        for number in range(rounds):
-            for peer in peers:
-                runs.append(run_once(peer, link, work, workload))
-                say(f"{workload.name} {number + 1}/{rounds} {describe(runs[-1])}")
-    finally:
-        link.end()
+    peers, left_out = choose(PEERS, only, no_guest)
+    runs = []
+    with Link("loopback", work) as link:
+        for number, peer in in_turn(peers, rounds):
+            runs.append(run_once(peer, link, work, workload))
+            say(f"{workload.name} {number}/{rounds} {describe(runs[-1])}")
     return runs, left_out, {}
 
 

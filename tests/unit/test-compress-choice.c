@@ -141,6 +141,20 @@ START_TEST(link_that_changes_is_followed)
 }
 END_TEST
 
+/* Where the disk is what is waited for, compressing gains nothing. */
+START_TEST(slow_disk_is_no_slow_link)
+{
+    struct link l = link_of(1000, COMPRESS_AUTO);
+
+    for (int i = 0; i < 1000; i++) {
+        l.now += 2 * NS_PER_MS;
+        compress_choice_away(&l.choice, 2 * NS_PER_MS, 0);
+        send_data(&l, &files, RECORD);
+    }
+    ck_assert_uint_eq(l.wire, l.raw);
+}
+END_TEST
+
 /* What trickles says nothing of the link. */
 START_TEST(short_bursts_decide_nothing)
 {
@@ -171,4 +185,4 @@ START_TEST(modes_are_obeyed)
 END_TEST
 
 UNIT_MAIN("compress-choice", fast_link_is_left_alone, slow_link_is_helped, very_slow_link_is_helped_more, random_octets_cost_little,
-          link_that_changes_is_followed, short_bursts_decide_nothing, modes_are_obeyed)
+          link_that_changes_is_followed, slow_disk_is_no_slow_link, short_bursts_decide_nothing, modes_are_obeyed)
