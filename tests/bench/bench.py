@@ -75,7 +75,7 @@ def main():
             left_out += len(without)
             say("\n" + report.table(results[-1]) + "\n")
             judged, counts = publish(out, results)
-    except (Failure, OSError) as e:
+    except (Failure, OSError, LookupError) as e:
         say(f"bench: {e}")
         return 1
     finally:

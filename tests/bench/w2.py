@@ -15,6 +15,7 @@ from machine import MIB, Failure, Group, Link, choose, in_turn, run, wait_for, w
 
 BEFORE = 2.0  # seconds of the writer alone
 PATIENCE = 20.0  # seconds to get ready
+SETTLE = 0.1  # seconds in which writes in flight end, for QEMU not counted
 LATE = "written faster than they can be copied"  # what xmotion says then
 AREA = 1024 * MIB
 
@@ -141,12 +142,13 @@ class Mirror(disks.Mirror):
     def live(self, writer):
         begin = time.time()
         self.monitor.command("blockdev-mirror", job_id="copy", device="source", target="target", sync="full", copy_mode=self.mode,
-                             granularity=self.granularity)
+                             auto_dismiss=False, granularity=self.granularity)
         event = self.monitor.wait_event(disks.is_job("ready"), PATIENCE)
         if not event:
             return begin, None
-        stopped = time.monotonic()
         writer.pause()
+        time.sleep(SETTLE)  # what comes after the switch would be written to the target alone
+        stopped = time.monotonic()
         self.monitor.command("job-complete", id="copy")
         if not self.monitor.wait_event(disks.is_job("concluded"), PATIENCE) or self.monitor.command("query-jobs")[0].get("error"):
             raise Failure(f"{self.name}: the job does not complete")
