@@ -7,8 +7,9 @@
 
 #include <string.h>
 
-/* A pass costs a look at the whole bitmap and a record for every few blocks: not more often than this, and not before what
- * is dirty would take this part of the downtime. A block that is written over and over is sent that much less often. */
+/* A pass costs a look at the whole bitmap and a record for every few blocks: not before so much time has gone by, or half of what the
+ * last pass took if that is less (or it would not converge), and not before what is dirty would take this part of the downtime. A
+ * block that is written over and over is sent that much less often. */
 #define PASS_INTERVAL  (50 * NS_PER_MS)
 #define PASS_SHARE     4
 #define DRAIN_TIMEOUT  (30 * NS_PER_SEC)
@@ -111,12 +112,15 @@ int source_disks_begin(struct source *s, struct err *err)
 /* A pass over marks has ended: what an octet of it took. Marked blocks are small and scattered, so the bulk copy says nothing of that. */
 static void learn_from_pass(struct source *s, unsigned int i, uint64_t now)
 {
+    uint64_t took = now - s->disk_pass_begun_ns[i];
     struct mirror_source_stats st;
 
     if (!s->disk_pass_begun_ns[i])
         return;
     mirror_source_stats(s->disks[i], &st);
-    s->disk_passes[i].ns = FADE * s->disk_passes[i].ns + (double)(now - s->disk_pass_begun_ns[i]);
+    s->disk_pass_ended_ns[i] = now;
+    s->disk_pass_interval_ns[i] = MIN(took / 2, PASS_INTERVAL);
+    s->disk_passes[i].ns = FADE * s->disk_passes[i].ns + (double)(took - MIN(took / 2, PASS_OVERHEAD));
     s->disk_passes[i].octets = FADE * s->disk_passes[i].octets + (double)st.pass_total;
     s->disk_pass_begun_ns[i] = 0;
 }
@@ -140,9 +144,10 @@ int source_disks_drive(struct source *s, struct err *err)
         if (!s->disk_bulk_done[i]) {
             s->disk_bulk_done[i] = true;
             s->disk_pass_ended_ns[i] = now;
+            s->disk_pass_interval_ns[i] = PASS_INTERVAL;
         }
         learn_from_pass(s, i, now);
-        if (!due || now - s->disk_pass_ended_ns[i] < PASS_INTERVAL)
+        if (!due || now - s->disk_pass_ended_ns[i] < s->disk_pass_interval_ns[i])
             continue;
         s->disk_pass_ended_ns[i] = now;
         /* A guest that was told to stop does not wait for a disk that is copied anew. */
