@@ -98,6 +98,11 @@ int tls_flush(struct tls *t, struct err *err)
     return 0;
 }
 
+bool tls_has_unsent(const struct tls *t)
+{
+    return false;
+}
+
 short tls_events(const struct tls *t)
 {
     return POLLIN;

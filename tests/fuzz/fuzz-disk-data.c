@@ -5,12 +5,11 @@
 #include "fuzz.h"
 
 #include "base/bytes.h"
+#include "base/checksum.h"
 #include "base/log.h"
 #include "mirror/mirror-target.h"
 #include "transport/compress.h"
 #include "transport/wire.h"
-
-#include <xxhash.h>
 
 #define DISK_SIZE KIB(256)
 
@@ -64,7 +63,8 @@ static void disk_close(struct blockdev *b)
 
 static struct mirror_target *target(void)
 {
-    static const struct blockdev_ops ops = {"fuzz", disk_pread, disk_pwrite, disk_zero, disk_flush, disk_extent, disk_close};
+    static const struct blockdev_ops ops = {.name = "fuzz", .pread = disk_pread, .pwrite = disk_pwrite, .zero = disk_zero,
+                                            .flush = disk_flush, .extent = disk_extent, .close = disk_close};
     static struct blockdev disk = {.ops = &ops, .size = DISK_SIZE, .sector_size = 512};
     static struct mirror_target *plain, *verified;
     struct err err;
@@ -93,7 +93,7 @@ static void mend(uint8_t *blocks, const struct wire_disk_head *h, const uint8_t 
         wire_get_disk_block(blocks, &b);
         if (b.kind != WIRE_BLOCK_DATA)
             continue;
-        b.checksum = XXH3_64bits(payload, b.length);
+        b.checksum = checksum(payload, b.length);
         payload += b.length;
         wire_put_disk_block(blocks, &b);
     }

@@ -45,7 +45,7 @@ static void mend(uint8_t *body, uint32_t length)
     raw = malloc(h.raw_length + 1u);
     CHECK(raw);
     if (h.encoding == WIRE_PLAIN || compress_decode(raw, h.raw_length, payload, h.encoded_length, &err) == 0) {
-        h.checksum = XXH3_64bits(h.encoding == WIRE_PLAIN ? payload : raw, h.raw_length);
+        h.checksum = checksum(h.encoding == WIRE_PLAIN ? payload : raw, h.raw_length);
         wire_put_pages_head(body, &h);
     }
     free(raw);
