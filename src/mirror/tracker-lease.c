@@ -8,7 +8,6 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -16,7 +15,6 @@
 struct tracker_lease {
     struct tracker tracker;
     int fd;
-    atomic_bool lost;
 };
 
 static struct tracker_lease *self(struct tracker *t)
@@ -24,14 +22,14 @@ static struct tracker_lease *self(struct tracker *t)
     return (struct tracker_lease *)t;
 }
 
+/* One that is given up does not come back. */
 static bool is_held(struct tracker *t)
 {
-    struct tracker_lease *l = self(t);
+    int fd = self(t)->fd;
 
-    if (fcntl(l->fd, F_GETLEASE) == F_RDLCK)
-        return !atomic_load(&l->lost);
-    atomic_store(&l->lost, true);
-    (void)fcntl(l->fd, F_SETLEASE, F_UNLCK);
+    if (fcntl(fd, F_GETLEASE) == F_RDLCK)
+        return true;
+    (void)fcntl(fd, F_SETLEASE, F_UNLCK);
     return false;
 }
 
@@ -52,11 +50,6 @@ static uint64_t lease_count(struct tracker *t)
     return is_held(t) ? 0 : t->blocks;
 }
 
-static int lease_reset(struct tracker *t, struct err *err)
-{
-    return check(t, err);
-}
-
 static int lease_drain(struct tracker *t, uint64_t timeout_ns, struct err *err)
 {
     (void)timeout_ns;
@@ -73,7 +66,7 @@ static const struct tracker_ops lease_ops = {
     .name = "lease",
     .collect = lease_collect,
     .count = lease_count,
-    .reset = lease_reset,
+    .reset = check,
     .drain = lease_drain,
     .audit = check,
     .check = check,

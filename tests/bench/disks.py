@@ -90,14 +90,25 @@ class Xmotion(Copy):
     def run(self, host, *arguments):
         return run([self.program, *arguments], env=self.environment(host))
 
-    def copy(self):
+    def send(self, guest, *options):
+        """Moves it; returns the result."""
         with open(f"{self.work}/events", "w", encoding="utf-8") as out:
-            self.run_client([self.program, "send", f"disk:{self.source}", f"{NAME}:{self.port}", "--json", *self.where(),
-                             *self.options], env=self.environment("a"), stdout=out)
+            self.run_client([self.program, "send", guest, f"{NAME}:{self.port}", "--json", *options], env=self.environment("a"), stdout=out)
         with open(f"{self.work}/events", encoding="utf-8") as file:
             result = json.loads(file.readlines()[-1])
-        if result["outcome"] != "moved" or not result["disks"][0]["verified"]:
+        if result["outcome"] != "moved" or not all(d["verified"] for d in result["disks"]):
             raise Failure(f"xmotion: {result}")
+        return result
+
+    def start_guest(self, group, *options):
+        """The embedded guest g at the sending end, which runs then."""
+        group.start([self.program, "guest", "run", "g", *options], env=self.environment("a"))
+        stats = [self.program, "guest", "stats", "g"]
+        wait_for(lambda: subprocess.run(stats, env=self.environment("a"), stdin=subprocess.DEVNULL, capture_output=True,
+                                        check=False).returncode == 0, 30, "the guest runs")
+
+    def copy(self):
+        self.send(f"disk:{self.source}", *self.where(), *self.options)
 
     def where(self):
         return ["--sr", f"dir:{self.sr}"]

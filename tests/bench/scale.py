@@ -2,13 +2,11 @@
 """scale: whether cost is linear. The same data on sparse disks of 1 to 64 GiB, and on 1 to 16 disks of one guest at once; and how long a
 pass takes to look through the marks of a disk of 4 TiB."""
 
-import json
 import os
-import subprocess
 import time
 
 import disks
-from machine import MIB, Link, run, wait_for, warm_memory
+from machine import MIB, Link, run, warm_memory
 
 DATA = 768 * MIB
 EXTENT = MIB
@@ -40,18 +38,11 @@ class Guest(disks.Xmotion):
     def prepare(self):
         super().prepare()
         options = [word for path in self.paths for word in ("--disk", path)]
-        self.guest.start([self.program, "guest", "run", "g", "--memory", f"{GUEST_MEMORY // MIB}M", "--dirty-rate", "0", "--write-rate", "0", *options],
-                         env=self.environment("a"))
-        wait_for(lambda: subprocess.run([self.program, "guest", "stats", "g"], env=self.environment("a"), check=False,
-                                              stdin=subprocess.DEVNULL, capture_output=True).returncode == 0, 20, "the guest runs")
+        self.start_guest(self.guest, "--memory", f"{GUEST_MEMORY // MIB}M", "--dirty-rate", "0", "--write-rate", "0", *options)
 
     def copy(self):
-        with open(f"{self.work}/events", "w", encoding="utf-8") as out:
-            self.run_client([self.program, "send", "proc:g", f"{disks.NAME}:{self.port}", "--json", *self.where()],
-                            env=self.environment("a"), stdout=out)
-        with open(f"{self.work}/events", encoding="utf-8") as file:
-            result = json.loads(file.readlines()[-1])
-        if result["outcome"] != "moved" or len(result["disks"]) != len(self.paths):
+        result = self.send("proc:g", *self.where())
+        if len(result["disks"]) != len(self.paths):
             raise disks.Failure(f"xmotion: {result}")
 
     def settle(self):

@@ -2,9 +2,7 @@
 """W3: a running guest's memory alone moves: 1 GiB, an eighth of it zeroes, half of the rest compressible, rewritten page after page at a
 given rate. xmotion's embedded guest, and QEMU's migration of a bare guest that does the same (qemu-guest.c), under emulation."""
 
-import json
 import os
-import subprocess
 import time
 
 import disks
@@ -38,33 +36,22 @@ class Xmotion(Move):
 
     def prepare(self):
         self.hosts = disks.Xmotion.__new__(disks.Xmotion)
-        self.hosts.link, self.hosts.work, self.hosts.port, self.hosts.server = self.link, self.work, self.port, self.server
+        self.hosts.link, self.hosts.work, self.hosts.port = self.link, self.work, self.port
+        self.hosts.server, self.hosts.client = self.server, self.client
         self.hosts.target = f"{self.work}/none"
         self.hosts.prepare()
-        self.guest.start([self.hosts.program, "guest", "run", "g", "--memory", f"{self.memory // MIB}M", "--dirty-rate", f"{self.rate}M"],
-                         env=self.hosts.environment("a"))
-        wait_for(lambda: self._lives("a"), 30, "the guest runs")
+        self.hosts.start_guest(self.guest, "--memory", f"{self.memory // MIB}M", "--dirty-rate", f"{self.rate}M")
         time.sleep(0.5)
 
-    def _lives(self, host):
-        return subprocess.run([self.hosts.program, "guest", "stats", "g"], env=self.hosts.environment(host), stdin=subprocess.DEVNULL,
-                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
-
     def move(self):
-        with open(f"{self.work}/events", "w", encoding="utf-8") as out:
-            self.client.finish(self.client.start(
-                [self.hosts.program, "send", "proc:g", f"{disks.NAME}:{self.port}", "--json", "--downtime", f"{self.downtime}ms"],
-                env=self.hosts.environment("a"), stdout=out))
-        with open(f"{self.work}/events", encoding="utf-8") as file:
-            result = json.loads(file.readlines()[-1])
-        if result["outcome"] != "moved":
-            raise Failure(f"xmotion: {result}")
+        result = self.hosts.send("proc:g", "--downtime", f"{self.downtime}ms")
         self.rounds = result["memory"]["rounds"]
         self.pages_sent = result["memory"]["sent_pages"] * 4096
         return result["total_ms"] / 1000, result["downtime_ms"]
 
     def check(self):
         self.hosts.run("b", "guest", "verify", "g")
+
 
 class Qemu(Move):
     name = "QEMU, one connection"
