@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "base/log.h"
 
+#include "base/clock.h"
+
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -11,6 +13,7 @@
 static enum log_level threshold = LOG_WARN;
 static const char *areas[AREAS_MAX];
 static unsigned int area_count;
+static uint64_t begin; /* when the first area was enabled: from then on lines say when they were written */
 static void (*line_sink)(enum log_level level, const char *line);
 
 static const char *const level_names[] = {
@@ -23,6 +26,8 @@ void log_set_level(enum log_level level)
 
 void log_enable_area(const char *prefix)
 {
+    if (!area_count)
+        begin = clock_now();
     if (area_count < AREAS_MAX)
         areas[area_count++] = prefix;
 }
@@ -44,7 +49,8 @@ static bool area_enabled(const char *area)
 void log_write(enum log_level level, const char *area, const char *fmt, ...)
 {
     char text[800];
-    char line[900];
+    char line[930];
+    char when[24] = "";
     va_list ap;
 
     if (level < threshold && !area_enabled(area))
@@ -52,7 +58,9 @@ void log_write(enum log_level level, const char *area, const char *fmt, ...)
     va_start(ap, fmt);
     (void)vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
-    (void)snprintf(line, sizeof(line), "xmotion: %s: %s: %s", level_names[level], area, text);
+    if (area_count)
+        (void)snprintf(when, sizeof(when), "%.3f s: ", (double)(clock_now() - begin) / (double)NS_PER_SEC);
+    (void)snprintf(line, sizeof(line), "xmotion: %s%s: %s: %s", when, level_names[level], area, text);
     if (line_sink)
         line_sink(level, line);
     else

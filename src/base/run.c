@@ -2,6 +2,8 @@
 #include "base/run.h"
 
 #include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/log.h"
 
 #include <fcntl.h>
 #include <spawn.h>
@@ -51,6 +53,7 @@ static int run(const char *const *argv, char *const *env, char *output, size_t s
 {
     CLEANUP_CLOSE int in = -1;
     CLEANUP_CLOSE int out = -1;
+    uint64_t begin = clock_now();
     int fds[2];
     int status;
     pid_t pid;
@@ -71,6 +74,7 @@ static int run(const char *const *argv, char *const *env, char *output, size_t s
         if (errno != EINTR)
             return err_errno(err, -errno, "waiting for %s", argv[0]);
     }
+    log_debug("base.run", "%s ended after %llu ms", argv[0], (unsigned long long)((clock_now() - begin) / NS_PER_MS));
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
         return 0;
     if (WIFSIGNALED(status))

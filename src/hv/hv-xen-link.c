@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "hv/hv-xen-link.h"
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "config.h"
 #include "hv/agent-spawn.h"
 #include "hv/agent.h"
@@ -72,6 +74,7 @@ static void keep_event(struct agent_link *l, json_t *event)
 int agent_link_ask(struct agent_link *l, json_t *request, int fd, int timeout_ms, json_t **ret,
                    struct err *err)
 {
+    uint64_t begin = clock_now();
     json_t *answer = NULL;
     int rc = l->lost ? err_set(err, -ECONNRESET, "the Xen agent is gone")
                      : agent_send(l->sock, request, fd, err);
@@ -87,6 +90,8 @@ int agent_link_ask(struct agent_link *l, json_t *request, int fd, int timeout_ms
         json_decref(answer);
         rc = err_set(err, -EPROTO, "it answers what was not asked");
     }
+    log_debug("hv.agent", "%s took %llu ms", json_string_value(json_object_get(request, "do")),
+              (unsigned long long)((clock_now() - begin) / NS_PER_MS));
     json_decref(request);
     /* An answer that comes after all would be taken for the next one's: the agent hears that nobody waits any more. */
     if (rc == -ECONNRESET || rc == -ETIMEDOUT || rc == -EPROTO) {

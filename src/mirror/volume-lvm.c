@@ -17,50 +17,45 @@ const char *volume_lvm_name(const char *path)
     return strncmp(path, "/dev/", 5) == 0 ? path + 5 : path;
 }
 
-/* Two unsigned figures of the volume group, in octets. */
-static int vg_figures(const char *vg, uint64_t *ret_free, uint64_t *ret_extent, struct err *err)
+int volume_lvm_check(const char *vg, uint64_t bytes, struct err *err)
 {
-    const char *const argv[] = {"vgs",  "--noheadings", "--nosuffix", "--units", "b", "-o",
-                                "vg_free,vg_extent_size", "--", vg, NULL};
+    const char *const argv[] = {"vgs", "--noheadings", "--nosuffix", "--units", "b", "-o", "vg_free", "--", vg, NULL};
     char output[OUTPUT_MAX];
     unsigned long long available;
-    unsigned long long extent;
     int r = run_program(argv, output, sizeof(output), err);
 
     if (r == -EREMOTEIO)
         return err_set(err, -ENOENT, "there is no volume group %s at the target: create it (vgcreate) or choose another --sr", vg);
     if (r < 0)
         return err_prefix(err, r, "SR lvm:%s (install lvm2)", vg);
-    if (sscanf(output, " %llu %llu", &available, &extent) != 2 || extent == 0)
-        return err_set(err, -EPROTO, "vgs said \"%s\" of volume group %s, expected two figures", output, vg);
-    *ret_free = available;
-    *ret_extent = extent;
-    return 0;
-}
-
-int volume_lvm_check(const char *vg, uint64_t bytes, struct err *err)
-{
-    uint64_t available;
-    uint64_t extent;
-    int r = vg_figures(vg, &available, &extent, err);
-
-    if (r < 0)
-        return r;
+    if (sscanf(output, " %llu", &available) != 1)
+        return err_set(err, -EPROTO, "vgs said \"%s\" of volume group %s, expected a figure", output, vg);
     if (available < bytes)
         return err_set(err, -ENOSPC, "volume group %s has %llu MiB free, the disks need %llu MiB: extend it or choose another --sr",
                        vg, (unsigned long long)(available >> 20), (unsigned long long)(bytes >> 20));
     return 0;
 }
 
+/* LVM rounds up to whole extents. */
+static int check_size(const struct volume *v, uint64_t size, const char *vg, struct err *err)
+{
+    return size == v->size ? 0
+                           : err_set(err, -EINVAL,
+                                     "volume group %s cannot hold a disk of exactly %llu octets, only of %llu, which are whole extents: choose another --sr",
+                                     vg, (unsigned long long)v->size, (unsigned long long)size);
+}
+
 /* A thick volume shows what was on its extents before: zeroed all over before anybody may read it. */
-static int zero_volume(const char *path, struct err *err)
+static int zero_volume(const struct volume *v, const char *vg, struct err *err)
 {
     struct blockdev *dev;
-    int r = blockdev_open_file(&dev, path, BLOCKDEV_WRITE | BLOCKDEV_EXCLUSIVE, err);
+    int r = blockdev_open_file(&dev, v->path, BLOCKDEV_WRITE | BLOCKDEV_EXCLUSIVE, err);
 
     if (r < 0)
         return r;
-    r = dev->ops->zero(dev, dev->size, 0, err);
+    r = check_size(v, dev->size, vg, err);
+    if (r == 0)
+        r = dev->ops->zero(dev, dev->size, 0, err);
     if (r == 0)
         r = dev->ops->flush(dev, err);
     blockdev_close(dev);
@@ -75,17 +70,8 @@ int volume_lvm_create(const struct volume *v, const char *vg, const char *sessio
     const char *const argv[] = {"lvcreate", "--yes", "-qq", "--wipesignatures", "n", "--zero", "n", "--addtag", tag,
                                 "--size", size, "--name", name, "--", vg, NULL};
     char output[OUTPUT_MAX];
-    uint64_t available;
-    uint64_t extent;
     int r;
 
-    r = vg_figures(vg, &available, &extent, err);
-    if (r < 0)
-        return r;
-    if (v->size % extent)
-        return err_set(err, -EINVAL,
-                       "volume group %s is made of extents of %llu octets and cannot hold a disk of exactly %llu: choose another --sr",
-                       vg, (unsigned long long)extent, (unsigned long long)v->size);
     (void)snprintf(size, sizeof(size), "%llub", (unsigned long long)v->size);
     (void)snprintf(tag, sizeof(tag), "xmotion-%s", session);
     r = run_program(argv, output, sizeof(output), err);
@@ -93,7 +79,7 @@ int volume_lvm_create(const struct volume *v, const char *vg, const char *sessio
         return err_set(err, -EEXIST, "%s is there already: remove it, or choose another --sr or --disk", v->path);
     if (r < 0)
         return r;
-    r = zero_volume(v->path, err);
+    r = zero_volume(v, vg, err);
     if (r < 0)
         (void)volume_lvm_remove(v->path, session, NULL);
     return r;

@@ -3,10 +3,12 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/log.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#define AREA        "session.control"
 #define PING_AFTER  (10 * NS_PER_SEC)
 #define GIVE_UP     (30 * NS_PER_SEC)
 #define VALUES_MAX  16384
@@ -67,6 +69,7 @@ int control_send_json(struct conn *c, enum wire_type type, json_t *message, stru
     struct iovec part = {.iov_base = text, .iov_len = text ? strlen(text) : 0};
 
     json_decref(message);
+    log_debug(AREA, "to %s: %s", conn_peer(c), wire_type_name((uint16_t)type));
     return text ? conn_send(c, type, &part, 1, err) : err_set(err, -ENOMEM, "out of memory");
 }
 
@@ -173,6 +176,7 @@ int control_next(struct control *c, struct record *ret, struct err *err)
             if (r < 0)
                 return r;
         } else if (ret->type != WIRE_PONG) {
+            log_debug(AREA, "from %s: %s", conn_peer(c->conn), wire_type_name((uint16_t)ret->type));
             return 0;
         }
     }

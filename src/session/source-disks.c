@@ -59,7 +59,7 @@ static int open_disk(struct source *s, unsigned int i, struct err *err)
     return 0;
 }
 
-int source_disks_open(struct source *s, struct err *err)
+static int open_disks(struct source *s, struct err *err)
 {
     for (unsigned int i = 0; i < s->guest->disk_count; i++) {
         int r = open_disk(s, i, err);
@@ -68,6 +68,38 @@ int source_disks_open(struct source *s, struct err *err)
             return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
     }
     return 0;
+}
+
+static void *open_thread(void *data)
+{
+    struct source *s = data;
+    uint64_t begin = clock_now();
+
+    s->opening.result = open_disks(s, &s->opening.err);
+    s->opening.ns = clock_now() - begin;
+    atomic_store(&s->opening.done, true);
+    loop_wake(s->loop);
+    return NULL;
+}
+
+int source_disks_open(struct source *s, struct err *err)
+{
+    if (pthread_create(&s->opening.thread, NULL, open_thread, s))
+        return err_set(err, -EAGAIN, "no thread to open the disks");
+    s->opening.runs = true;
+    return 0;
+}
+
+bool source_disks_opened(struct source *s)
+{
+    return atomic_load(&s->opening.done);
+}
+
+int source_disks_open_result(struct source *s, struct err *err)
+{
+    if (s->opening.result < 0)
+        *err = s->opening.err;
+    return s->opening.result;
 }
 
 int source_disks_create(struct source *s, struct err *err)
@@ -87,6 +119,13 @@ int source_disks_create(struct source *s, struct err *err)
             return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
     }
     return 0;
+}
+
+void source_disks_open_end(struct source *s)
+{
+    if (s->opening.runs)
+        (void)pthread_join(s->opening.thread, NULL);
+    s->opening.runs = false;
 }
 
 void source_disks_finish(struct source *s)

@@ -134,7 +134,7 @@ static int bring_guest_back(struct source *s, struct err *err)
     s->rounds = 0;
     memset(s->disk_pass_begun_ns, 0, sizeof(s->disk_pass_begun_ns)); /* what it takes is no measure any more */
     s->dirty_taken_ns = 0;
-    s->times = (struct source_times){.begin = s->times.begin};
+    s->times = (struct source_times){.begin = s->times.begin, .prepare_disks = s->times.prepare_disks};
     json_decref(s->ready);
     s->ready = NULL;
     return r;

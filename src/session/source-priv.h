@@ -15,12 +15,14 @@
 #include "session/switchover.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #define SESSION_ID_LEN 32
 
 /* When each part of the stop was over; 0 not yet. */
 struct source_times {
     uint64_t begin;
+    uint64_t prepare_disks; /* how long, not when: what of preparing was the disks', here or there */
     uint64_t disks_begin;
     uint64_t memory_begin;
     uint64_t suspend_begin;
@@ -58,6 +60,14 @@ struct source {
     uint64_t last_progress_ns;
 
     struct mirror_source_config opened[HV_DISKS_MAX]; /* disks and trackers, before the mirrors are made */
+    struct {
+        pthread_t thread;
+        bool runs;
+        int result; /* these three are the thread's until it says done */
+        struct err err;
+        uint64_t ns;
+        atomic_bool done;
+    } opening;
     struct mirror_source *disks[HV_DISKS_MAX];
     bool disk_bulk_done[HV_DISKS_MAX];
     uint64_t disk_pass_ended_ns[HV_DISKS_MAX];
@@ -155,8 +165,14 @@ json_t *source_prepare_message(struct source *s);
 bool source_reuses(const struct source *s, unsigned int disk);
 
 /* source-disks.c */
-/* Opens disks and trackers, which may take a while. */
+/* Begins to open disks and trackers, which may take a while, in a thread. */
 int source_disks_open(struct source *s, struct err *err);
+/* For source_wait: it has come to its end, or to its first error. */
+bool source_disks_opened(struct source *s);
+/* How that went. Only when it has. */
+int source_disks_open_result(struct source *s, struct err *err);
+/* Waits for the thread, which looks at the guest. */
+void source_disks_open_end(struct source *s);
 /* The peer's features are known: makes the mirrors. */
 int source_disks_create(struct source *s, struct err *err);
 void source_disks_finish(struct source *s);

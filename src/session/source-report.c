@@ -82,7 +82,8 @@ static json_t *phases(const struct source *s)
 {
     const struct source_times *t = &s->times;
 
-    return json_pack("{s:f, s:f, s:f}", "prepare_ms", ms_between(t->begin, t->disks_begin), "disks_ms",
+    return json_pack("{s:f, s:f, s:f, s:f}", "prepare_ms", ms_between(t->begin, t->disks_begin), "of_prepare_disks_ms",
+                     (double)t->prepare_disks / 1e6, "disks_ms",
                      ms_between(t->disks_begin, t->memory_begin ? t->memory_begin : t->suspend_begin), "memory_ms",
                      ms_between(t->memory_begin, t->suspend_begin));
 }

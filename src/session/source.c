@@ -3,6 +3,7 @@
  * guest is, and one place (undo) brings it back. */
 #include "session/source-priv.h"
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
@@ -14,7 +15,8 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define AREA "session.source"
+#define AREA           "session.source"
+#define VOLUMES_MS_MAX 1e9 /* a peer's word: more is no time */
 
 enum switchover_action source_feed(struct source *s, enum switchover_event event)
 {
@@ -32,6 +34,7 @@ void source_set_phase(struct source *s, const char *phase)
     json_t *e = json_pack("{s:s, s:s, s:s}", "event", "phase", "phase", phase, "guest", s->config->guest);
 
     s->phase = phase;
+    log_debug(AREA, "phase %s", phase);
     if (e && s->config->event)
         s->config->event(s->config->data, e);
     json_decref(e);
@@ -100,7 +103,7 @@ static int note_begun(struct source *s, struct err *err)
     return r == 0 ? journal_write(&s->journal, err) : r;
 }
 
-/* Trackers first: one may take its time to settle, in which no peer need wait for an answer of ours. */
+/* A tracker may take its time to settle: it does beside all that the target has to do. */
 static int begin(struct source *s, struct err *err)
 {
     int r = open_guest(s, err);
@@ -124,19 +127,51 @@ static int begin(struct source *s, struct err *err)
     return r;
 }
 
+/* A disk that cannot be opened or tracked is mostly found out at once, and then the target has nothing to undo. */
+static int ask_to_prepare(struct source *s, struct err *err)
+{
+    int r = source_disks_opened(s) ? source_disks_open_result(s, err) : 0;
+
+    if (r == 0)
+        r = note_begun(s, err);
+    return r == 0 ? control_send(&s->control, WIRE_PREPARE, source_prepare_message(s), err) : r;
+}
+
+static bool prepared_or_refused(struct source *s)
+{
+    struct err ignored;
+
+    return prepared(s) || (source_disks_opened(s) && source_disks_open_result(s, &ignored) < 0);
+}
+
+/* Both ends at once: the target makes its volumes, and here the disks are opened. */
+static int wait_for_disks(struct source *s, struct err *err)
+{
+    double volumes_ms;
+    int r = source_wait(s, prepared_or_refused, err);
+
+    if (r == 0)
+        r = source_wait(s, source_disks_opened, err);
+    if (r == 0)
+        r = source_disks_open_result(s, err);
+    if (r < 0)
+        return r;
+    volumes_ms = MAX(json_number_value(json_object_get(s->reply, "volumes_ms")), 0.0);
+    s->times.prepare_disks = MAX(s->opening.ns, (uint64_t)(MIN(volumes_ms, VOLUMES_MS_MAX) * (double)NS_PER_MS));
+    source_drop_reply(s);
+    return 0;
+}
+
 static int prepare(struct source *s, struct err *err)
 {
     int r;
 
     source_set_phase(s, "prepare");
-    r = note_begun(s, err);
+    r = ask_to_prepare(s, err);
     if (r == 0)
-        r = control_send(&s->control, WIRE_PREPARE, source_prepare_message(s), err);
-    if (r == 0)
-        r = source_wait(s, prepared, err);
+        r = wait_for_disks(s, err);
     if (r < 0)
         return r;
-    source_drop_reply(s);
     (void)source_feed(s, SW_EV_PREPARED);
     r = fault_point("source.prepared", err);
     if (r == 0)
@@ -366,6 +401,7 @@ static int source_init(struct source *s, const struct source_config *config, str
 static void source_finish(struct source *s)
 {
     job_destroy(s->job);
+    source_disks_open_end(s);
     source_memory_cancel(s);
     if (s->stream)
         stream_halt(s->stream); /* its workers read the memory that the hypervisor's side maps */

@@ -48,6 +48,7 @@ struct target {
     int memory_fd; /* where the guest's memory goes: a stream, or mapped */
     uint8_t *memory_ram;
     bool built;
+    uint64_t volumes_ns; /* how long making the volumes took */
     uint64_t build_ns;
     uint64_t flush_ns;
 

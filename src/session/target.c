@@ -305,6 +305,17 @@ static int handle(struct target *t, const struct record *record, struct err *err
     }
 }
 
+static int make_disks(struct target *t, struct err *err)
+{
+    uint64_t begin = clock_now();
+    int r = target_run_task(t, target_make_volumes, err);
+
+    if (r == 0)
+        r = target_open_disks(t, err);
+    t->volumes_ns = clock_now() - begin;
+    return r;
+}
+
 static int prepare(struct target *t, struct err *err)
 {
     json_t *message;
@@ -319,9 +330,7 @@ static int prepare(struct target *t, struct err *err)
     if (r == 0)
         r = target_run_task(t, target_check, err);
     if (r == 0)
-        r = target_run_task(t, target_make_volumes, err);
-    if (r == 0)
-        r = target_open_disks(t, err);
+        r = make_disks(t, err);
     if (r < 0)
         return r;
     (void)target_feed(t, SW_EV_PREPARED);
@@ -331,7 +340,7 @@ static int prepare(struct target *t, struct err *err)
     pthread_mutex_lock(&t->lock);
     t->accepting = true;
     pthread_mutex_unlock(&t->lock);
-    r = control_send(&t->control, WIRE_PREPARED, json_object(), err);
+    r = control_send(&t->control, WIRE_PREPARED, json_pack("{s:f}", "volumes_ms", (double)t->volumes_ns / 1e6), err);
     return r == 0 ? fault_point("target.prepared", err) : r;
 }
 
