@@ -226,7 +226,6 @@ class Migration:
     # Data connections
 
     def data(self, record):
-        record.need(len(record.conn.letter_of) == 2, "before both ends have greeted")
         lane = self.lanes[record.conn.path]
         if record.name in ("ACK", "NEED"):
             (self.ack if record.name == "ACK" else self.need_blocks)(record, lane)
@@ -362,7 +361,8 @@ class Migration:
             return
         for conn in connections:
             if not conn.cut and not (conn.allow_cut and len(conn.letter_of) < 2):
-                self.need(conn, len(conn.letter_of) == 2 or self.role == "resume" and "RESUMED" not in self.seen,
+                unprepared = conn.role == "data" and "PREPARED" not in self.seen  # its HELLO is answered from then on
+                self.need(conn, len(conn.letter_of) == 2 or unprepared or self.role == "resume" and "RESUMED" not in self.seen,
                           "not both ends have greeted")
         moved = "GO" in self.seen
         control = connections[0]

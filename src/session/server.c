@@ -145,11 +145,6 @@ static void serve_control(struct server *s, struct conn *c, const char *session,
     int r;
 
     (void)snprintf(peer, sizeof(peer), "%s", conn_peer(c));
-    r = control_answer_hello(c, &err);
-    if (r < 0) {
-        conn_destroy(c);
-        return;
-    }
     r = target_create(&t, s->config, session, c, &err);
     if (r < 0) {
         log_warn(AREA, "%s: %s", peer, err.text);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The sender's data connections: made several at once, since on a long way each takes several turns. */
+/* The sender's data connections: made several at once, since on a long way each takes several turns, and as soon as it is known how many,
+ * while the control connection gets on. Their HELLO waits for the control connection's, and nothing waits for its answer. */
 #include "session/source-priv.h"
 
 #include "base/bytes.h"
@@ -15,7 +16,7 @@
 /* So far away the socket's buffer is less than what is under way: several connections fill the link, and get there sooner. */
 #define FAR_AWAY          (5 * NS_PER_MS)
 
-struct opening {
+struct source_opening {
     struct source *source;
     unsigned int number;
     pthread_t thread;
@@ -36,33 +37,39 @@ static unsigned int choose_count(const struct source *s)
     return (unsigned int)MIN(MAX(cores, CONNECTIONS_LEAST), CONNECTIONS_MOST);
 }
 
-static int introduce(struct opening *o)
+static int introduce(struct source_opening *o)
 {
     struct source *s = o->source;
-    struct record record;
     char name[32];
     int r;
 
     (void)snprintf(name, sizeof(name), "data-%u", o->number);
     r = source_capture(s, o->conn, name, &o->err);
-    if (r == 0)
-        r = control_say_hello(o->conn, "data", s->id, (int)o->number, &o->err);
-    if (r == 0)
-        r = conn_recv(o->conn, &record, &o->err);
-    if (r == 0 && record.type != WIRE_HELLO)
-        r = err_set(&o->err, -EPROTO, "%s does not take the data connection", s->config->address);
-    return r;
+    return r == 0 ? control_say_hello(o->conn, "data", s->id, (int)o->number, &o->err) : r;
+}
+
+/* The target looks for the session, which it knows when it has answered the control connection's HELLO. */
+static bool wait_for_greeting(struct source *s)
+{
+    bool greeted;
+
+    pthread_mutex_lock(&s->lock);
+    while (s->greeting == GREETING_DUE)
+        pthread_cond_wait(&s->greeting_changed, &s->lock);
+    greeted = s->greeting == GREETING_HEARD;
+    pthread_mutex_unlock(&s->lock);
+    return greeted;
 }
 
 static void *open_one(void *data)
 {
-    struct opening *o = data;
+    struct source_opening *o = data;
     struct source *s = o->source;
 
     o->result = conn_connect(&o->conn, s->config->identity, s->config->address, SOURCE_CONNECT_TIMEOUT, &o->err);
     if (o->result < 0)
         return NULL;
-    o->result = introduce(o);
+    o->result = wait_for_greeting(s) ? introduce(o) : err_set(&o->err, -ECANCELED, "not needed any more");
     if (o->result < 0) {
         conn_destroy(o->conn);
         o->conn = NULL;
@@ -70,57 +77,94 @@ static void *open_one(void *data)
     return NULL;
 }
 
+static int start_some(struct source *s, unsigned int first, struct err *err)
+{
+    for (unsigned int i = first; i < MIN(s->connections, first + AT_ONCE); i++) {
+        struct source_opening *o = &s->data_openings[i];
+
+        o->runs = pthread_create(&o->thread, NULL, open_one, o) == 0;
+        if (!o->runs)
+            return err_set(err, -EAGAIN, "no thread for a data connection");
+    }
+    return 0;
+}
+
+static void join_all(struct source *s)
+{
+    for (unsigned int i = 0; i < s->connections; i++) {
+        if (s->data_openings[i].runs)
+            (void)pthread_join(s->data_openings[i].thread, NULL);
+        s->data_openings[i].runs = false;
+    }
+}
+
+int source_data_begin(struct source *s, struct err *err)
+{
+    if (!s->connections)
+        s->connections = choose_count(s);
+    s->data_openings = calloc(s->connections, sizeof(*s->data_openings));
+    if (!s->data_openings)
+        return err_set(err, -ENOMEM, "out of memory");
+    for (unsigned int i = 0; i < s->connections; i++) {
+        s->data_openings[i].source = s;
+        s->data_openings[i].number = i;
+    }
+    return start_some(s, 0, err);
+}
+
+void source_data_greet(struct source *s, enum source_greeting greeting)
+{
+    pthread_mutex_lock(&s->lock);
+    s->greeting = greeting;
+    pthread_cond_broadcast(&s->greeting_changed);
+    pthread_mutex_unlock(&s->lock);
+}
+
 /* The stream takes the connections in the order of their numbers. Returns the first error. */
-static int add_all(struct source *s, struct opening *all, struct err *err)
+static int add_all(struct source *s, struct err *err)
 {
     int r = 0;
 
     for (unsigned int i = 0; i < s->connections; i++) {
-        struct opening *o = &all[i];
+        struct source_opening *o = &s->data_openings[i];
 
         if (r == 0 && o->result < 0)
             r = err_set(err, o->result, "data connection %u: %s", i, o->err.text);
-        if (r == 0)
+        if (r == 0 && o->conn)
             r = stream_add(s->stream, o->conn, err);
-        if (r == 0)
-            s->connections_opened = i + 1;
-        else
-            conn_destroy(o->conn);
+        if (r < 0)
+            break;
+        o->conn = NULL; /* the stream's now */
+        s->connections_opened = i + 1;
     }
     return r;
 }
 
-static void open_some(struct opening *all, unsigned int count)
+int source_data_open(struct source *s, struct err *err)
 {
-    for (unsigned int i = 1; i < count; i++)
-        all[i].runs = pthread_create(&all[i].thread, NULL, open_one, &all[i]) == 0;
-    for (unsigned int i = 0; i < count; i++) {
-        if (all[i].runs)
-            (void)pthread_join(all[i].thread, NULL);
-        else
-            (void)open_one(&all[i]);
-    }
-}
+    int r = s->data_openings ? 0 : source_data_begin(s, err);
 
-int source_open_data(struct source *s, struct err *err)
-{
-    struct opening *all;
-    int r;
-
-    if (!s->connections)
-        s->connections = choose_count(s);
-    all = calloc(s->connections, sizeof(*all));
-    if (!all)
-        return err_set(err, -ENOMEM, "out of memory");
-    for (unsigned int i = 0; i < s->connections; i++) {
-        all[i].source = s;
-        all[i].number = i;
+    for (unsigned int i = AT_ONCE; r == 0 && i < s->connections; i += AT_ONCE) {
+        join_all(s);
+        r = start_some(s, i, err);
     }
-    for (unsigned int i = 0; i < s->connections; i += AT_ONCE)
-        open_some(all + i, MIN(s->connections - i, AT_ONCE));
-    r = add_all(s, all, err);
-    free(all);
+    if (s->data_openings)
+        join_all(s);
+    if (r == 0)
+        r = add_all(s, err);
+    source_data_end(s);
     if (r < 0 && conn_error_is_drop(r))
         s->data_dropped = true;
     return r;
+}
+
+void source_data_end(struct source *s)
+{
+    if (!s->data_openings)
+        return;
+    join_all(s);
+    for (unsigned int i = 0; i < s->connections; i++)
+        conn_destroy(s->data_openings[i].conn);
+    free(s->data_openings);
+    s->data_openings = NULL;
 }

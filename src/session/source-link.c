@@ -61,20 +61,23 @@ static int check_hello(struct source *s, const json_t *answer, struct err *err)
     return 0;
 }
 
-static int connect_within(struct source *s, const char *role, uint64_t timeout_ns, struct err *err)
+static int connect_within(struct source *s, uint64_t timeout_ns, struct err *err)
 {
     struct conn *c;
-    json_t *answer = NULL;
     int r = conn_connect(&c, s->config->identity, s->config->address, timeout_ns, err);
 
     if (r < 0)
         return r;
     r = control_init(&s->control, c, s->loop, err);
     s->connected = true;
-    if (r == 0)
-        r = source_capture(s, c, "control", err);
-    if (r == 0)
-        r = control_say_hello(c, role, s->id, -1, err);
+    return r == 0 ? source_capture(s, c, "control", err) : r;
+}
+
+static int greet(struct source *s, const char *role, struct err *err)
+{
+    json_t *answer = NULL;
+    int r = control_say_hello(s->control.conn, role, s->id, -1, err);
+
     if (r == 0)
         r = control_expect(&s->control, WIRE_HELLO, &answer, err);
     if (r == 0)
@@ -83,9 +86,24 @@ static int connect_within(struct source *s, const char *role, uint64_t timeout_n
     return r;
 }
 
-int source_connect(struct source *s, const char *role, struct err *err)
+int source_connect_to_check(struct source *s, struct err *err)
 {
-    return connect_within(s, role, SOURCE_CONNECT_TIMEOUT, err);
+    int r = connect_within(s, SOURCE_CONNECT_TIMEOUT, err);
+
+    return r == 0 ? greet(s, "check", err) : r;
+}
+
+int source_connect(struct source *s, struct err *err)
+{
+    int r = connect_within(s, SOURCE_CONNECT_TIMEOUT, err);
+
+    if (r == 0)
+        r = source_data_begin(s, err);
+    if (r == 0)
+        r = greet(s, "control", err);
+    if (r == 0)
+        source_data_greet(s, GREETING_HEARD);
+    return r;
 }
 
 void source_disconnect(struct source *s)
@@ -97,7 +115,7 @@ void source_disconnect(struct source *s)
 
 int source_make_stream(struct source *s, struct err *err)
 {
-    struct stream_config c = {.compress = s->compress, .failed = source_stream_failed, .data = s};
+    struct stream_config c = {.compress = s->compress, .greeting_due = true, .failed = source_stream_failed, .data = s};
 
     s->connections_opened = 0;
     source_care_new_stream(s);
@@ -206,8 +224,10 @@ static int pause_for(struct source *s, uint64_t ns, struct err *err)
 /* *ret: what RESUMED says. */
 static int try_resume(struct source *s, uint64_t timeout_ns, json_t **ret, struct err *err)
 {
-    int r = connect_within(s, "resume", timeout_ns, err);
+    int r = connect_within(s, timeout_ns, err);
 
+    if (r == 0)
+        r = greet(s, "resume", err);
     if (r == 0)
         r = control_expect(&s->control, WIRE_RESUMED, ret, err);
     if (r < 0)
@@ -287,6 +307,6 @@ int source_reconnect(struct source *s, struct err *err)
         r = carry_over(s, resumed, err);
     json_decref(resumed);
     if (r == 0)
-        r = source_open_data(s, err);
+        r = source_data_open(s, err);
     return r;
 }

@@ -37,6 +37,8 @@ struct source_times {
     uint64_t settled; /* the guest's clients reach it again */
 };
 
+enum source_greeting { GREETING_DUE, GREETING_HEARD, GREETING_NEVER };
+
 struct source {
     const struct source_config *config;
     char id[SESSION_ID_LEN + 1];
@@ -51,6 +53,7 @@ struct source {
     uint64_t wire_bytes_before; /* of a stream that is closed already */
     unsigned int connections; /* 0: not chosen yet */
     unsigned int connections_opened; /* of the stream at hand */
+    struct source_opening *data_openings; /* one a connection, until a stream has them; NULL: none is under way */
     unsigned int drops;              /* times that the connections broke and were made anew */
     enum switchover_state state;
     struct journal journal;
@@ -109,6 +112,8 @@ struct source {
     bool data_dropped;  /* a data connection broke */
     bool reader_done;
     bool round_done;
+    enum source_greeting greeting; /* looked at by the threads that open data connections */
+    pthread_cond_t greeting_changed;
 
     json_t *reply; /* a control message that is waited for */
     enum wire_type reply_type;
@@ -146,11 +151,21 @@ enum switchover_action source_feed(struct source *s, enum switchover_event event
 /* Records of the connection also go to a file of that name, where --capture wants it. */
 int source_capture(const struct source *s, struct conn *c, const char *name, struct err *err);
 
-int source_connect(struct source *s, const char *role, struct err *err);
+int source_connect(struct source *s, struct err *err);
+int source_connect_to_check(struct source *s, struct err *err);
 void source_disconnect(struct source *s);
 int source_make_stream(struct source *s, struct err *err);
-/* Opens the data connections of a new stream, at once; how many, if that is not chosen yet. */
-int source_open_data(struct source *s, struct err *err);
+
+/* source-data.c */
+/* Begins to open the data connections, in threads; how many, if that is not chosen yet. */
+int source_data_begin(struct source *s, struct err *err);
+/* What the threads wait for: that the control connection's HELLO was answered, or that none of them is needed any more. */
+void source_data_greet(struct source *s, enum source_greeting greeting);
+/* Gives the connections to a new stream, which has none yet. Begins to open them if that was not done. */
+int source_data_open(struct source *s, struct err *err);
+/* What was opened and not given to a stream. */
+void source_data_end(struct source *s);
+
 /* The failure `code` is one of the connections, and everything can go on where it was. */
 bool source_may_reconnect(struct source *s, int code);
 /* `err` holds why. The guest runs on, memory is forgotten, the disks go on. Tries for --reconnect-for. */

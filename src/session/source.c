@@ -123,7 +123,7 @@ static int begin(struct source *s, struct err *err)
     if (r == 0)
         r = source_care_begin(s, err);
     if (r == 0)
-        r = source_connect(s, "control", err);
+        r = source_connect(s, err);
     return r;
 }
 
@@ -178,7 +178,7 @@ static int prepare(struct source *s, struct err *err)
         r = source_make_stream(s, err);
     if (r == 0)
         r = source_disks_create(s, err);
-    return r == 0 ? source_open_data(s, err) : r;
+    return r == 0 ? source_data_open(s, err) : r;
 }
 
 /* Storage first: memory converges faster, and is not sent twice for having waited for the disks. */
@@ -388,6 +388,7 @@ static int source_init(struct source *s, const struct source_config *config, str
     s->phase = "start";
     s->times.begin = clock_now();
     pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->greeting_changed, NULL);
     r = new_id(s->id, err);
     if (r == 0)
         r = loop_create(&s->loop, err);
@@ -402,6 +403,8 @@ static void source_finish(struct source *s)
 {
     job_destroy(s->job);
     source_disks_open_end(s);
+    source_data_greet(s, GREETING_NEVER);
+    source_data_end(s);
     source_memory_cancel(s);
     if (s->stream)
         stream_halt(s->stream); /* its workers read the memory that the hypervisor's side maps */
@@ -420,6 +423,7 @@ static void source_finish(struct source *s)
     json_decref(s->reply);
     json_decref(s->ready);
     loop_destroy(s->loop);
+    pthread_cond_destroy(&s->greeting_changed);
     pthread_mutex_destroy(&s->lock);
 }
 
@@ -459,7 +463,7 @@ enum source_outcome source_check(const struct source_config *config, json_t **re
         r = s.hv->ops->check(s.hv, err);
     }
     if (r == 0)
-        r = source_connect(&s, "check", err);
+        r = source_connect_to_check(&s, err);
     if (r == 0)
         r = control_send(&s.control, WIRE_CHECK, source_prepare_message(&s), err);
     if (r == 0)

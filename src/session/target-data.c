@@ -37,7 +37,9 @@ static int enter(struct target *t, struct conn *c, unsigned int number, struct e
     int r = 0;
 
     pthread_mutex_lock(&t->lock);
-    if (!t->accepting)
+    while (t->data_state == DATA_TO_COME)
+        pthread_cond_wait(&t->data_changed, &t->lock);
+    if (t->data_state == DATA_OVER)
         r = err_set(err, -EPROTO, "a data connection that nobody waits for");
     else if (number >= TARGET_CONNECTIONS_MAX || t->data[number])
         r = err_set(err, -EPROTO, "data connection %u: expected a number below %d, each once", number,
@@ -63,9 +65,9 @@ static void leave(struct target *t, unsigned int number, uint64_t taken, int err
     t->taken[number] = taken;
     t->data_count--;
     /* One that ends between two records is the sender's to end, but not while it still sends. */
-    if (error == 0 ? t->accepting : conn_error_is_drop(error))
+    if (error == 0 ? t->data_state == DATA_ACCEPTED : conn_error_is_drop(error))
         t->data_dropped = true;
-    pthread_cond_broadcast(&t->left);
+    pthread_cond_broadcast(&t->data_changed);
     pthread_mutex_unlock(&t->lock);
 }
 
@@ -92,10 +94,19 @@ int target_data(struct target *t, struct conn *c, unsigned int number, struct er
     return r;
 }
 
+void target_accept_data(struct target *t)
+{
+    pthread_mutex_lock(&t->lock);
+    t->data_state = DATA_ACCEPTED;
+    pthread_cond_broadcast(&t->data_changed);
+    pthread_mutex_unlock(&t->lock);
+}
+
 void target_end_data(struct target *t)
 {
     pthread_mutex_lock(&t->lock);
-    t->accepting = false;
+    t->data_state = DATA_OVER;
+    pthread_cond_broadcast(&t->data_changed);
     if (t->pages)
         page_target_cancel(t->pages);
     for (unsigned int i = 0; i < TARGET_CONNECTIONS_MAX; i++) {
@@ -103,6 +114,6 @@ void target_end_data(struct target *t)
             conn_shutdown(t->data[i]);
     }
     while (t->data_count)
-        pthread_cond_wait(&t->left, &t->lock);
+        pthread_cond_wait(&t->data_changed, &t->lock);
     pthread_mutex_unlock(&t->lock);
 }

@@ -95,7 +95,7 @@ static void *flusher_thread(void *data)
         until = clock_now() + NS_PER_SEC;
         pthread_mutex_lock(&t->lock);
         if (!t->flusher_stop)
-            (void)clock_cond_wait(&t->left, &t->lock, until);
+            (void)clock_cond_wait(&t->data_changed, &t->lock, until);
     }
     pthread_mutex_unlock(&t->lock);
     return NULL;
@@ -116,7 +116,7 @@ void target_stop_flusher(struct target *t)
         return;
     pthread_mutex_lock(&t->lock);
     t->flusher_stop = true;
-    pthread_cond_broadcast(&t->left);
+    pthread_cond_broadcast(&t->data_changed);
     pthread_mutex_unlock(&t->lock);
     (void)pthread_join(t->flusher, NULL);
     t->flusher_runs = false;

@@ -90,8 +90,8 @@ int target_say_resumed(struct target *t, struct err *err)
         (void)json_array_append_new(taken, json_integer((json_int_t)t->taken[i]));
     fresh = t->fresh;
     t->unheard = true;
-    t->accepting = true;
     pthread_mutex_unlock(&t->lock);
+    target_accept_data(t);
     r = control_send(&t->control, WIRE_RESUMED, json_pack("{s:b, s:o}", "fresh", (int)fresh, "taken", taken), err);
     if (r == 0 && !t->flusher_runs)
         r = target_start_flusher(t, err);

@@ -54,12 +54,12 @@ struct target {
 
     /* Data threads: */
     pthread_mutex_t lock;
-    pthread_cond_t left;
+    pthread_cond_t data_changed;
     struct conn *data[TARGET_CONNECTIONS_MAX]; /* by the number that its HELLO names */
     bool unheard;                              /* RESUMED was sent, nobody knows whether it arrived */
     uint64_t taken[TARGET_CONNECTIONS_MAX];    /* records of each, since the connections were last made */
     unsigned int data_count;
-    bool accepting;
+    enum { DATA_TO_COME, DATA_ACCEPTED, DATA_OVER } data_state;
     bool data_dropped; /* a data connection broke */
     struct conn *resumed; /* the control connection of a sender that came back; taken by the session's thread */
     bool forget;          /* atomic: the sender knows that the guest is here */
@@ -108,7 +108,9 @@ int target_open_disks(struct target *t, struct err *err);
 /* From the journal of a receiver that ended: the guest and the volumes as they were prepared. */
 int target_reopen(struct target *t, struct err *err);
 
-/* target-data.c: ends the data connections; no thread of theirs is inside any more when it returns. */
+/* target-data.c: the disks are ready for what comes; whoever came early is let in. */
+void target_accept_data(struct target *t);
+/* Ends the data connections; no thread of theirs is inside any more when it returns. */
 void target_end_data(struct target *t);
 
 #endif

@@ -316,10 +316,18 @@ static int make_disks(struct target *t, struct err *err)
     return r;
 }
 
+/* Who hears HELLO may open data connections: only now that they find their session. */
+static int greet(struct target *t, enum wire_type wanted, json_t **ret, struct err *err)
+{
+    int r = control_answer_hello(t->control.conn, err);
+
+    return r == 0 ? control_expect(&t->control, wanted, ret, err) : r;
+}
+
 static int prepare(struct target *t, struct err *err)
 {
     json_t *message;
-    int r = control_expect(&t->control, WIRE_PREPARE, &message, err);
+    int r = greet(t, WIRE_PREPARE, &message, err);
 
     if (r < 0)
         return r;
@@ -337,9 +345,7 @@ static int prepare(struct target *t, struct err *err)
     r = target_start_flusher(t, err);
     if (r < 0)
         return r;
-    pthread_mutex_lock(&t->lock);
-    t->accepting = true;
-    pthread_mutex_unlock(&t->lock);
+    target_accept_data(t);
     r = control_send(&t->control, WIRE_PREPARED, json_pack("{s:f}", "volumes_ms", (double)t->volumes_ns / 1e6), err);
     return r == 0 ? fault_point("target.prepared", err) : r;
 }
@@ -418,7 +424,7 @@ int target_check_only(struct target *t, struct err *err)
 {
     json_t *message;
     json_t *problems = json_array();
-    int r = control_expect(&t->control, WIRE_CHECK, &message, err);
+    int r = greet(t, WIRE_CHECK, &message, err);
 
     if (r == 0) {
         r = target_parse_prepare(t, message, err);
@@ -466,7 +472,7 @@ static int create(struct target **ret, const struct server_config *config, const
     }
     t->config = config;
     pthread_mutex_init(&t->lock, NULL);
-    pthread_cond_init(&t->left, NULL);
+    pthread_cond_init(&t->data_changed, NULL);
     (void)snprintf(t->fingerprint, sizeof(t->fingerprint), "%s", conn_peer_fingerprint(control));
     (void)snprintf(t->peer, sizeof(t->peer), "%s", conn_peer(control));
     (void)snprintf(job, sizeof(job), "%s.in", session);
@@ -556,7 +562,7 @@ void target_destroy(struct target *t)
     if (t->resumed)
         conn_destroy(t->resumed);
     loop_destroy(t->loop);
-    pthread_cond_destroy(&t->left);
+    pthread_cond_destroy(&t->data_changed);
     pthread_mutex_destroy(&t->lock);
     free(t);
 }

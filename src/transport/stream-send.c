@@ -31,6 +31,8 @@
 #define BUFFER_ALIGN   4096u
 #define BUFFER_SIZE    (DIV_ROUND_UP(WIRE_DATA_MAX, BUFFER_ALIGN) * BUFFER_ALIGN)
 #define ACK_SIZE       8u
+#define ANSWER_MAX     MAX(ACK_SIZE, WIRE_NEED_SIZE)
+#define GREETING_MAX   4096u
 #define FOR_EVER       UINT64_MAX
 
 struct source {
@@ -56,6 +58,7 @@ struct worker {
         acked; /* records; the ring holds acked to sent - 1, each at its number modulo the size */
     uint64_t bytes;    /* in flight */
     uint64_t heard_ns; /* the last answer, or the first record since all were answered */
+    bool greeting_due; /* its HELLO is not answered yet, which nothing waits for */
     bool unsent;    /* the newest in the ring never went out */
     bool settled;
     unsigned int next_source;
@@ -217,11 +220,22 @@ static int take_need(struct worker *w, const struct record *record, struct err *
     return r < 0 ? err_prefix(err, r, "from %s", conn_peer(w->conn)) : 0;
 }
 
+static int take_greeting(struct worker *w, const struct record *record, struct err *err)
+{
+    if (record->type != WIRE_HELLO)
+        return err_set(err, -EPROTO, "%s does not take the data connection", conn_peer(w->conn));
+    w->greeting_due = false;
+    conn_set_max_body(w->conn, ANSWER_MAX);
+    return 0;
+}
+
 static int take_answer(struct worker *w, const struct record *record, struct err *err)
 {
     uint64_t bytes = w->bytes;
     uint64_t count;
 
+    if (w->greeting_due)
+        return take_greeting(w, record, err);
     if (record->type == WIRE_NEED)
         return take_need(w, record, err);
     if (record->type != WIRE_ACK || record->length != ACK_SIZE)
@@ -467,6 +481,7 @@ static struct worker *worker_new(struct stream *s, struct conn *c)
         return NULL;
     w->stream = s;
     w->conn = c;
+    w->greeting_due = s->config.greeting_due;
     compress_choice_init(&w->choice, s->config.compress);
     w->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     w->buffer = aligned_alloc(BUFFER_ALIGN, BUFFER_SIZE);
@@ -505,7 +520,7 @@ int stream_add(struct stream *s, struct conn *c, struct err *err)
 
     if (!w)
         return err_set(err, -ENOMEM, "no memory for a data connection");
-    conn_set_max_body(c, MAX(ACK_SIZE, WIRE_NEED_SIZE));
+    conn_set_max_body(c, s->config.greeting_due ? GREETING_MAX : ANSWER_MAX);
     (void)pthread_mutex_lock(&s->lock);
     r = start_worker(s, w, err);
     (void)pthread_mutex_unlock(&s->lock);
