@@ -4,6 +4,7 @@
 #define XMOTION_MIRROR_MIRROR_SOURCE_INTERNAL_H
 
 #include "mirror/chain.h"
+#include "mirror/hot-blocks.h"
 #include "mirror/mirror-source.h"
 
 #include <pthread.h>
@@ -31,6 +32,8 @@ struct mirror_source {
     enum mirror_pass kind;
     struct bitmap refused;    /* blocks that the target holds otherwise */
     uint64_t refused_octets;
+    struct hot_blocks hot;    /* what is put off, touched between passes only */
+    uint64_t put_off_most;    /* octets */
     bool forgotten;           /* begun once, and to be begun again */
     int restarts;             /* copies from the beginning because marks may have been lost */
     uint64_t extent_from;     /* bulk and offer: this extent is known */

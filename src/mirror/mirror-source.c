@@ -79,6 +79,7 @@ int mirror_source_begin_bulk(struct mirror_source *m, struct err *err)
     pthread_mutex_lock(&m->lock);
     assert(!m->active && m->in_flight == 0);
     m->forgotten = false;
+    hot_blocks_give_back(&m->hot, &m->todo);
     bitmap_set_all(&m->todo);
     begin(m, m->config.reuse ? MIRROR_OFFER : MIRROR_BULK, m->dev->size);
     return 0;
@@ -114,6 +115,27 @@ static void take_refused(struct mirror_source *m, uint64_t *ret_blocks)
     pthread_mutex_unlock(&m->lock);
 }
 
+/* The last pass has all that was put off. */
+static void sift(struct mirror_source *m, bool last, uint64_t *ret_blocks)
+{
+    if (last) {
+        *ret_blocks += m->hot.put_off;
+        hot_blocks_give_back(&m->hot, &m->todo);
+    } else if (m->put_off_most || m->hot.count) {
+        *ret_blocks = hot_blocks_sift(&m->hot, &m->todo, m->put_off_most / TRACKER_GRANULARITY);
+    }
+}
+
+void mirror_source_put_off(struct mirror_source *m, uint64_t most)
+{
+    m->put_off_most = most;
+}
+
+uint64_t mirror_source_is_put_off(const struct mirror_source *m)
+{
+    return m->hot.put_off * TRACKER_GRANULARITY;
+}
+
 int mirror_source_begin_pass(struct mirror_source *m, bool last, uint64_t *ret_blocks, struct err *err)
 {
     uint64_t first;
@@ -128,6 +150,7 @@ int mirror_source_begin_pass(struct mirror_source *m, bool last, uint64_t *ret_b
     if (r < 0)
         return r;
     take_refused(m, ret_blocks);
+    sift(m, last, ret_blocks);
     if (*ret_blocks == 0 && !bitmap_next_run(&m->todo, 0, 1, &first))
         return 0;
     log_debug(AREA, "disk %u: pass over %llu blocks", m->config.index, (unsigned long long)*ret_blocks);
@@ -179,7 +202,7 @@ uint64_t mirror_source_dirty(struct mirror_source *m)
     uint64_t octets = m->tracker ? m->tracker->ops->count(m->tracker) * TRACKER_GRANULARITY : 0;
 
     pthread_mutex_lock(&m->lock);
-    octets += m->refused_octets;
+    octets += m->refused_octets + mirror_source_is_put_off(m);
     pthread_mutex_unlock(&m->lock);
     return octets;
 }
@@ -196,7 +219,7 @@ int mirror_source_audit(struct mirror_source *m, struct err *err)
 
 uint64_t mirror_source_digest(struct mirror_source *m)
 {
-    assert(mirror_source_idle(m));
+    assert(mirror_source_idle(m) && !m->hot.put_off);
     return chain_digest(&m->chain);
 }
 

@@ -55,6 +55,11 @@ int mirror_source_begin_bulk(struct mirror_source *m, struct err *err);
  * stands still and it is -EIO. */
 int mirror_source_begin_pass(struct mirror_source *m, bool last, uint64_t *ret_blocks, struct err *err);
 
+/* So many octets of blocks that are written over and over may be left to the last pass (with `last`), 0 at first. They count as dirty. */
+void mirror_source_put_off(struct mirror_source *m, uint64_t most);
+/* Octets that are left to it. */
+uint64_t mirror_source_is_put_off(const struct mirror_source *m);
+
 /* The target has lost what it knew of the copy, if not the copy: chains begin anew, and the disk is to be offered by checksum
  * from its beginning, as with `reuse`. Called when the stream it had is destroyed. A bulk pass that was begun
  * before is begun again by mirror_source_attach; until then no other pass is. */

@@ -16,6 +16,8 @@
 /* Of the last pass, besides its data. */
 #define PASS_OVERHEAD  (2 * NS_PER_MS)
 #define FINAL_PASSES   8
+/* Blocks that are written over and over are left to the last pass, as long as they take no more than this part of the downtime. */
+#define PUT_OFF_SHARE  4
 #define FADE           0.5 /* of what is remembered of passes, with each new one */
 
 static void pass_done(void *data)
@@ -148,6 +150,20 @@ int source_disks_begin(struct source *s, struct err *err)
     return 0;
 }
 
+/* The mean rate since the beginning, for a disk that had no pass yet: waiting is in it, so it promises too little rather than too much. */
+static double mean_ns_per_octet(const struct source *s)
+{
+    uint64_t carried = s->wire_bytes_before + (s->stream ? stream_bytes_sent(s->stream) : 0);
+
+    return (double)(clock_now() - s->times.begin) / (double)MAX(carried, MIB(1));
+}
+
+/* A small pass takes mostly a turn to the target and back: what it says of large ones is too much, until there is one. */
+static double ns_per_octet(const struct source *s, unsigned int i)
+{
+    return s->disk_passes[i].octets > 0 ? s->disk_passes[i].ns / s->disk_passes[i].octets : mean_ns_per_octet(s);
+}
+
 /* A pass over marks has ended: what an octet of it took. Marked blocks are small and scattered, so the bulk copy says nothing of that. */
 static void learn_from_pass(struct source *s, unsigned int i, uint64_t now)
 {
@@ -162,6 +178,13 @@ static void learn_from_pass(struct source *s, unsigned int i, uint64_t now)
     s->disk_passes[i].ns = FADE * s->disk_passes[i].ns + (double)(took - MIN(took / 2, PASS_OVERHEAD));
     s->disk_passes[i].octets = FADE * s->disk_passes[i].octets + (double)st.pass_total;
     s->disk_pass_begun_ns[i] = 0;
+}
+
+static void put_off(struct source *s, unsigned int i)
+{
+    double ns = (double)(s->config->limits.downtime_ns / PUT_OFF_SHARE) / s->guest->disk_count;
+
+    mirror_source_put_off(s->disks[i], (uint64_t)MIN(ns / ns_per_octet(s, i), (double)s->guest->disks[i].size));
 }
 
 int source_disks_drive(struct source *s, struct err *err)
@@ -189,6 +212,7 @@ int source_disks_drive(struct source *s, struct err *err)
         if (!due || now - s->disk_pass_ended_ns[i] < s->disk_pass_interval_ns[i])
             continue;
         s->disk_pass_ended_ns[i] = now;
+        put_off(s, i);
         /* A guest that was told to stop does not wait for a disk that is copied anew. */
         r = mirror_source_begin_pass(s->disks[i], s->times.suspend_begin != 0, &blocks, err);
         if (r < 0)
@@ -215,20 +239,6 @@ bool source_disks_idle(struct source *s)
             return false;
     }
     return true;
-}
-
-/* The mean rate since the beginning, for a disk that had no pass yet: waiting is in it, so it promises too little rather than too much. */
-static double mean_ns_per_octet(const struct source *s)
-{
-    uint64_t carried = s->wire_bytes_before + (s->stream ? stream_bytes_sent(s->stream) : 0);
-
-    return (double)(clock_now() - s->times.begin) / (double)MAX(carried, MIB(1));
-}
-
-/* A small pass takes mostly a turn to the target and back: what it says of large ones is too much, until there is one. */
-static double ns_per_octet(const struct source *s, unsigned int i)
-{
-    return s->disk_passes[i].octets > 0 ? s->disk_passes[i].ns / s->disk_passes[i].octets : mean_ns_per_octet(s);
 }
 
 /* Disks one after another: they share one link. */

@@ -465,6 +465,31 @@ START_TEST(disk_that_does_not_change_has_one_pass)
 }
 END_TEST
 
+/* What is written over and over is not sent again before the last pass, counts as dirty until then, and is sent in it. */
+START_TEST(hot_blocks_wait_for_the_last_pass)
+{
+    uint64_t blocks;
+
+    source_make(8 * CHUNK);
+    mirror_source_put_off(source, 2 * 4096);
+    begin_bulk();
+    (void)send_all();
+    for (unsigned int i = 0; i < 5; i++) {
+        tracker_mem_mark(tracker, 3 * CHUNK, 4096);
+        ck_assert_uint_eq(begin_pass(), i < 2 ? 1 : 0);
+        ck_assert_uint_eq(send_all(), i < 2 ? 1 : 0);
+        ck_assert(mirror_source_idle(source));
+        ck_assert_uint_eq(mirror_source_dirty(source), i < 2 ? 0 : 4096);
+    }
+    ck_assert_int_eq(mirror_source_begin_pass(source, true, &blocks, &err), 0);
+    ck_assert_uint_eq(blocks, 1);
+    ck_assert_uint_eq(send_all(), 1);
+    ck_assert_uint_eq(block_of(&one, 0).offset, 3 * CHUNK);
+    ck_assert_uint_eq(mirror_source_dirty(source), 0);
+    source_remove();
+}
+END_TEST
+
 UNIT_MAIN("mirror-steps", work_wakes_the_stream, pass_is_done_with_its_last_acknowledgement,
           bulk_of_zeroes_is_done_once, failed_record_is_taken_again, failed_record_marks_its_own_blocks,
           failed_record_counts_its_zeroes_once, chain_holds_what_was_acknowledged, answers_that_make_no_sense,
@@ -472,4 +497,4 @@ UNIT_MAIN("mirror-steps", work_wakes_the_stream, pass_is_done_with_its_last_ackn
           failed_extent_fails_the_pass, mark_is_taken_before_the_read, bulk_takes_the_marks_before_it,
           mark_behind_the_cursor_waits_for_the_next_pass, one_record_has_all_of_a_chunk, sparse_records_are_bounded,
           densest_record_fits, hole_ends_a_bulk_record, holes_that_end_within_a_block_count_once,
-          disk_that_does_not_change_has_one_pass)
+          disk_that_does_not_change_has_one_pass, hot_blocks_wait_for_the_last_pass)

@@ -143,4 +143,40 @@ START_TEST(false_ack)
 }
 END_TEST
 
-UNIT_MAIN("stream", streams_deliver_once, windows_hold, killed_connection, false_ack)
+/* Sends one record before HELLO was answered; then the answer is `type`. Returns the stream's failure; 0: the record was acknowledged. */
+static int answered_late(struct numbers *n, enum wire_type type)
+{
+    struct conn *client, *server;
+    struct record record;
+    struct stream *s;
+    struct pair p;
+    struct err err;
+
+    pair_make(&p);
+    ck_assert_int_eq(stream_create(&s, &(struct stream_config){.greeting_due = true, .failed = numbers_failed, .data = n}, &err), 0);
+    ck_assert_int_eq(stream_attach(s, &numbers_ops, n, &err), 0);
+    pair_connect(&p, &client, &server);
+    ck_assert_int_eq(stream_add(s, client, &err), 0);
+    ck_assert_int_eq(conn_recv(server, &record, &err), 0);
+    ck_assert_int_eq(conn_send(server, type, &(struct iovec){(void *)"{\"a\":\"longer than any acknowledgement may be\"}", 47}, 1, &err), 0);
+    (void)conn_send(server, WIRE_ACK, &(struct iovec){(void *)"\0\0\0\0\0\0\0\1", 8}, 1, &err);
+    while (!atomic_load(&n->failed) && !atomic_load(&n->done_ok))
+        clock_sleep(NS_PER_MS);
+    stream_destroy(s);
+    conn_destroy(server);
+    pair_remove(&p);
+    return n->failed ? n->err.code : 0;
+}
+
+START_TEST(late_greeting)
+{
+    static struct numbers good = {.limit = 1, .shift = 10}, bad = {.limit = 1, .shift = 10};
+
+    ck_assert_int_eq(answered_late(&good, WIRE_HELLO), 0);
+    ck_assert_int_eq(answered_late(&bad, WIRE_FAILED), -EPROTO);
+    ck_assert_ptr_nonnull(strstr(bad.err.text, "does not take the data connection"));
+    ck_assert_uint_eq(bad.done_ok, 0);
+}
+END_TEST
+
+UNIT_MAIN("stream", streams_deliver_once, windows_hold, killed_connection, false_ack, late_greeting)
