@@ -130,7 +130,7 @@ static int nbd_failed(struct err *err, const struct proc_disk *d)
                    nbd_get_error());
 }
 
-static int connect_server(struct proc_disk *d, struct err *err)
+int proc_disk_connect(struct proc_disk *d, struct err *err)
 {
     struct nbd_handle *h = nbd_create();
     int64_t size;
@@ -168,7 +168,7 @@ static int make_uri(struct proc_disk *d, struct err *err)
     return 0;
 }
 
-int proc_disk_open(struct proc_disk *d, unsigned int index, const char *path, const char *dir,
+int proc_disk_start(struct proc_disk *d, unsigned int index, const char *path, const char *dir,
                    struct err *err)
 {
     CLEANUP_FREE char *full = realpath(path, NULL);
@@ -183,20 +183,22 @@ int proc_disk_open(struct proc_disk *d, unsigned int index, const char *path, co
     (void)snprintf(d->socket, sizeof(d->socket), "%.1000s/disk%u.sock", dir, index);
     (void)snprintf(d->bitmap, sizeof(d->bitmap), "%.1000s/disk%u.map", dir, index);
     r = make_uri(d, err);
-    if (r == 0)
-        r = start_server(d, err);
-    if (r == 0)
-        r = connect_server(d, err);
-    if (r < 0)
-        proc_disk_close(d);
-    return r;
+    return r == 0 ? start_server(d, err) : r;
 }
 
-static void stop_server(struct proc_disk *d)
+void proc_disk_stop(struct proc_disk *d)
+{
+    if (d->nbd)
+        nbd_close(d->nbd);
+    d->nbd = NULL;
+    if (d->server > 0)
+        (void)kill(d->server, SIGTERM);
+}
+
+static void wait_for_server(struct proc_disk *d)
 {
     uint64_t end = clock_now() + STOP_TIMEOUT_NS;
 
-    (void)kill(d->server, SIGTERM);
     while (waitpid(d->server, NULL, WNOHANG) == 0) {
         if (clock_now() > end)
             (void)kill(d->server, SIGKILL);
@@ -207,11 +209,9 @@ static void stop_server(struct proc_disk *d)
 
 void proc_disk_close(struct proc_disk *d)
 {
-    if (d->nbd)
-        nbd_close(d->nbd);
-    d->nbd = NULL;
+    proc_disk_stop(d);
     if (d->server > 0)
-        stop_server(d);
+        wait_for_server(d);
     if (d->socket[0])
         (void)unlink(d->socket);
     if (d->bitmap[0])

@@ -30,8 +30,12 @@ struct proc_disk {
 
 extern const struct guest_disk_ops proc_disk_ops; /* its `disk` is a struct proc_disk */
 
-/* Files of the disk are made in `dir`. Must be called while the process has one thread (it forks). */
-int proc_disk_open(struct proc_disk *d, unsigned int index, const char *path, const char *dir, struct err *err);
+/* Starts its server. Files of the disk are made in `dir`. Must be called while the process has one thread (it forks). */
+int proc_disk_start(struct proc_disk *d, unsigned int index, const char *path, const char *dir, struct err *err);
+/* The server may still be on its way. */
+int proc_disk_connect(struct proc_disk *d, struct err *err);
+/* Tells the server to end; proc_disk_close waits for it too. Both also after a failed start, or on zeroes. */
+void proc_disk_stop(struct proc_disk *d);
 void proc_disk_close(struct proc_disk *d);
 
 /* Who wrote to which page. (proc-guest-dirty.c) */

@@ -58,7 +58,9 @@ void proc_guest_finish(struct proc_guest *g)
         (void)close(g->listener);
     if (g->signals >= 0)
         (void)close(g->signals);
-    for (unsigned int i = 0; i < g->load_config.disk_count; i++)
+    for (unsigned int i = 0; i < GUEST_LOAD_DISKS_MAX; i++)
+        proc_disk_stop(&g->disks[i]);
+    for (unsigned int i = 0; i < GUEST_LOAD_DISKS_MAX; i++)
         proc_disk_close(&g->disks[i]);
     if (g->ram)
         (void)munmap(g->ram, g->ram_size);
@@ -107,11 +109,14 @@ static int open_disks(struct proc_guest *g, const char *const *paths, unsigned i
                        GUEST_LOAD_DISKS_MAX);
     r = proc_dir_make(g->dir, sizeof(g->dir), err);
     for (unsigned int i = 0; r == 0 && i < count; i++) {
-        struct guest_load_disk *disk = &g->load_config.disks[i];
-
         r = check_text(paths[i], err);
         if (r == 0)
-            r = proc_disk_open(&g->disks[i], i, paths[i], g->dir, err);
+            r = proc_disk_start(&g->disks[i], i, paths[i], g->dir, err);
+    }
+    for (unsigned int i = 0; r == 0 && i < count; i++) {
+        struct guest_load_disk *disk = &g->load_config.disks[i];
+
+        r = proc_disk_connect(&g->disks[i], err);
         if (r < 0)
             break;
         g->load_config.disk_count = i + 1;
