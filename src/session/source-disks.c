@@ -13,7 +13,7 @@
 #define PASS_INTERVAL  (50 * NS_PER_MS)
 #define PASS_SHARE     4
 #define DRAIN_TIMEOUT  (30 * NS_PER_SEC)
-/* Of the last pass, besides its data. */
+/* Of a pass, besides its data and a turn to the target and back. */
 #define PASS_OVERHEAD  (2 * NS_PER_MS)
 #define FINAL_PASSES   8
 /* Blocks that are written over and over are left to the last pass, as long as they take no more than this part of the downtime. */
@@ -158,10 +158,33 @@ static double mean_ns_per_octet(const struct source *s)
     return (double)(clock_now() - s->times.begin) / (double)MAX(carried, MIB(1));
 }
 
-/* A small pass takes mostly a turn to the target and back: what it says of large ones is too much, until there is one. */
+static uint64_t pass_overhead(const struct source *s)
+{
+    return PASS_OVERHEAD + (s->connected ? conn_round_trip_ns(s->control.conn) : 0);
+}
+
+/* A small pass takes mostly its overhead, of which at most half is taken for that: what it says of large ones is too much, until there is
+ * one. */
 static double ns_per_octet(const struct source *s, unsigned int i)
 {
     return s->disk_passes[i].octets > 0 ? s->disk_passes[i].ns / s->disk_passes[i].octets : mean_ns_per_octet(s);
+}
+
+/* What is marked, or under way. Disks one after another: they share one link. */
+static uint64_t dirty_ns(struct source *s)
+{
+    double ns = 0;
+
+    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
+        uint64_t left = mirror_source_dirty(s->disks[i]);
+        struct mirror_source_stats st;
+
+        mirror_source_stats(s->disks[i], &st);
+        if (!mirror_source_idle(s->disks[i]))
+            left += st.pass_total - MIN(st.pass_total, st.pass_done);
+        ns += (double)left * ns_per_octet(s, i);
+    }
+    return (uint64_t)ns;
 }
 
 /* A pass over marks has ended: what an octet of it took. Marked blocks are small and scattered, so the bulk copy says nothing of that. */
@@ -175,7 +198,7 @@ static void learn_from_pass(struct source *s, unsigned int i, uint64_t now)
     mirror_source_stats(s->disks[i], &st);
     s->disk_pass_ended_ns[i] = now;
     s->disk_pass_interval_ns[i] = MIN(took / 2, PASS_INTERVAL);
-    s->disk_passes[i].ns = FADE * s->disk_passes[i].ns + (double)(took - MIN(took / 2, PASS_OVERHEAD));
+    s->disk_passes[i].ns = FADE * s->disk_passes[i].ns + (double)(took - MIN(took / 2, pass_overhead(s)));
     s->disk_passes[i].octets = FADE * s->disk_passes[i].octets + (double)st.pass_total;
     s->disk_pass_begun_ns[i] = 0;
 }
@@ -190,7 +213,7 @@ static void put_off(struct source *s, unsigned int i)
 int source_disks_drive(struct source *s, struct err *err)
 {
     uint64_t now = clock_now();
-    bool due = !s->disks_final && source_disks_tail_ns(s) > s->config->limits.downtime_ns / PASS_SHARE;
+    bool due = !s->disks_final && (!source_disks_bulk_done(s) || PASS_OVERHEAD + dirty_ns(s) > s->config->limits.downtime_ns / PASS_SHARE);
 
     for (unsigned int i = 0; i < s->guest->disk_count; i++) {
         uint64_t blocks;
@@ -241,23 +264,11 @@ bool source_disks_idle(struct source *s)
     return true;
 }
 
-/* Disks one after another: they share one link. */
 uint64_t source_disks_tail_ns(struct source *s)
 {
-    double ns = 0;
-
     if (!source_disks_bulk_done(s))
         return UINT64_MAX;
-    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
-        uint64_t left = mirror_source_dirty(s->disks[i]);
-        struct mirror_source_stats st;
-
-        mirror_source_stats(s->disks[i], &st);
-        if (!mirror_source_idle(s->disks[i]))
-            left += st.pass_total - MIN(st.pass_total, st.pass_done);
-        ns += (double)left * ns_per_octet(s, i);
-    }
-    return s->guest->disk_count ? PASS_OVERHEAD + (uint64_t)ns : 0;
+    return s->guest->disk_count ? pass_overhead(s) + dirty_ns(s) : 0;
 }
 
 int source_disks_drain(struct source *s, struct err *err)
