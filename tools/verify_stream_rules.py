@@ -63,6 +63,8 @@ class Migration:
         self.pings = {tool.SENDER: 0, tool.RECEIVER: 0}
         self.blocks = self.zero_blocks = self.offers = self.refusals = self.pages = self.zero_pages = self.ambiguous = 0
         self.notes, self.final_record = [], None
+        self.pages_module = tool.sibling("verify_stream_pages")
+        self.slots, self.deltas = self.pages_module.Slots(tool), 0  # of the memory script under way; of all of them
 
     # Greetings
 
@@ -170,6 +172,8 @@ class Migration:
             self.before = list(self.lanes.values())
         self.lanes = {}
         self.seen -= DROPPED | {"RESUMED"}
+        self.follow_slots()
+        self.slots = self.pages_module.Slots(self.tool)
         self.open_epoch, self.epochs, self.page_records, self.pfns = None, [], {}, {}
         self.digests = self.final_record = None
         self.pings = dict.fromkeys(self.pings, 0)
@@ -205,6 +209,12 @@ class Migration:
         record.need(self.open_epoch is None, f"epoch {self.open_epoch} has no EPOCH_END")
         self.digests = self.final_digests(record, value)
         self.final_record = record
+
+    def memory_begin(self, record, value):
+        self.slots.ask(record, value)
+
+    def memory_ready(self, record, value):
+        self.slots.grant(record, value)
 
     def memory_record(self, record):
         record.need(self.open_epoch is None, f"between EPOCH_BEGIN and EPOCH_END of epoch {self.open_epoch}")
@@ -333,19 +343,20 @@ class Migration:
         record.need(reserved == 0, f"the reserved field is {reserved}")
         start = 32 + 8 * count
         record.need(len(body) >= start, f"{len(body)} octets do not hold {count} entries")
-        pfns, with_data = self.pfns.setdefault(epoch, set()), 0
+        pfns, with_data = self.pfns.setdefault(epoch, set()), []
         for entry in struct.unpack_from(f">{count}Q", body, 32):
             pfn, zero, kind = entry & ((1 << 52) - 1), entry >> 52 & 1, entry >> 60
-            record.need(entry >> 53 & 0x7f == 0, f"PFN {pfn:#x}: unused bits are set in {entry:#018x}")
+            record.need(entry >> 55 & 0x1f == 0, f"PFN {pfn:#x}: unused bits are set in {entry:#018x}")
             record.need(pfn not in pfns, f"PFN {pfn:#x} twice in epoch {epoch}")
             record.need(self.max_pfn is None or pfn <= self.max_pfn, f"PFN {pfn:#x}, the largest is {self.max_pfn}")
             pfns.add(pfn)
             self.zero_pages += zero
-            with_data += kind < 0xd and not zero
-        record.need(raw == with_data * self.tool.PAGE,
-                    f"a raw length of {raw}, but {with_data} pages with data")
-        wanted = self.tool.xxh3(self.payload(record, encoding, raw, start, encoded))
-        record.need(checksum == wanted, f"checksum {checksum:016x}, computed {wanted:016x}")
+            has_data = kind < 0xd and not zero
+            self.slots.check_entry(record, entry, has_data)
+            with_data += [entry] if has_data else []
+        record.need(raw == len(with_data) * self.tool.PAGE,
+                    f"a raw length of {raw}, but {len(with_data)} pages with data")
+        self.slots.take(record, epoch, with_data, self.payload(record, encoding, raw, start, encoded), checksum)
         self.page_records[epoch] = self.page_records.get(epoch, 0) + 1
         self.pages += count
 
@@ -418,6 +429,15 @@ class Migration:
                         f"epoch {epoch} has {count} records, but {got} were sent")
         extra = [e for e in self.page_records if e >= len(self.epochs)]
         self.need(control, not extra or "FINAL" not in self.seen, f"epoch {min(extra, default=0)} was never ended")
+        self.follow_slots()
+
+    def follow_slots(self):
+        """Up to the first epoch of which records are missing."""
+        complete = 0
+        while complete < len(self.epochs) and self.page_records.get(complete, 0) == self.epochs[complete][0]:
+            complete += 1
+        self.slots.follow(complete)
+        self.deltas += self.slots.deltas
 
     def fold(self, ops):
         chain = 0
@@ -475,7 +495,7 @@ class Migration:
             yield f"offers {self.offers}, of them refused {self.refusals}"
         if self.drops:
             yield f"drops {self.drops}, of them to a receiver that was started anew {self.fresh}"
-        yield f"epochs {len(self.epochs)}, pages {self.pages}, of them zero {self.zero_pages}"
+        yield f"epochs {len(self.epochs)}, pages {self.pages}, of them zero {self.zero_pages}, deltas {self.deltas}"
         yield from (f"note: {note}" for note in self.notes)
 
 

@@ -14,6 +14,7 @@ NUMBERS = {"HELLO": 1, "PREPARE": 2, "PREPARED": 3, "MEMORY_BEGIN": 4, "MEMORY_R
            "ANSWER": 23, "FORGET": 24, "DISK_DATA": 32, "MEMORY_PAGES": 33, "ACK": 34, "NEED": 35}
 BLOCK = b"xmotion " * 512
 REACH = 65536
+KEPT, DELTA = 1 << 53, 1 << 54
 
 
 class Maker:
@@ -33,9 +34,10 @@ class Maker:
         return struct.pack(">HHIII", disk, encoding, head.get("count", len(blocks)), head.get("raw", len(raw)),
                            head.get("encoded", len(payload))) + table + payload
 
-    def pages(self, epoch, entries, data, reserved=0, count=None):
+    def pages(self, epoch, entries, data, reserved=0, count=None, whole=None):
+        """`whole`: the pages that deltas in the data stand for."""
         return struct.pack(">QIHHIIQ", epoch, len(entries) if count is None else count, 0, reserved, len(data),
-                           len(data), self.tool.xxh3(data)) + struct.pack(f">{len(entries)}Q", *entries) + data
+                           len(data), self.tool.xxh3(whole or data)) + struct.pack(f">{len(entries)}Q", *entries) + data
 
     def digest(self, size, ops):
         chains = [0] * -(-size // REACH)
@@ -113,6 +115,27 @@ class Maker:
                 ["S", "DISK_DATA", self.disk(0, [(0, 2, one), (REACH, 2, two)])],
                 ["S", "DISK_DATA", self.disk(0, [(REACH * 2, 2, end)])],
                 ["R", "NEED", self.need(0, 1)], ["R", "ACK", u64(2)]],
+        }
+
+    def kept(self):
+        """Four slots. Pages 1 and 2 are kept, 1 goes as a delta by the other connection, 5 takes its slot and goes as a delta too."""
+        js = lambda **v: json.dumps(v).encode()
+        u64 = lambda *v: struct.pack(f">{len(v)}Q", *v)
+        new = BLOCK[:-1] + b"!"
+        difference = bytes(a ^ b for a, b in zip(BLOCK, new))
+        delta = KEPT | DELTA
+        script = [["S", "EPOCH_BEGIN" if i % 2 == 0 else "EPOCH_END", u64(i // 2, *([1] if i % 2 else []))] for i in range(8)]
+        return {
+            "control": self.greet("control") + [
+                ["S", "PREPARE", js(guest={"name": "demo", "max_pfn": 255, "disks": []})], ["R", "PREPARED", js()],
+                ["S", "MEMORY_BEGIN", js(kept_pages=16)], ["R", "MEMORY_READY", js(kept_pages=4)]] + script + [
+                ["S", "FINAL", js(disks=[])], ["R", "READY", js()], ["S", "GO", js()], ["R", "RUNNING", js()]],
+            "data-0": self.greet("data", 0) + [
+                ["S", "MEMORY_PAGES", self.pages(0, [1 | KEPT, 2 | KEPT, 9], BLOCK * 3)],
+                ["S", "MEMORY_PAGES", self.pages(2, [5 | KEPT], BLOCK)], ["R", "ACK", u64(2)]],
+            "data-1": self.greet("data", 1) + [
+                ["S", "MEMORY_PAGES", self.pages(1, [1 | delta, 9], difference + BLOCK, whole=new + BLOCK)],
+                ["S", "MEMORY_PAGES", self.pages(3, [5 | delta, 2 | delta], difference * 2, whole=new * 2)], ["R", "ACK", u64(2)]],
         }
 
     def resumed(self, fresh=False):
@@ -290,7 +313,8 @@ def cases(m):
         "READY unacked": (drop("data-1", 6), "not acknowledged"),
         "PFN twice": (put("data-1", 2, m.pages(0, [1, 3], BLOCK * 2)), "twice in epoch 0"),
         "PFN too large": (put("data-1", 2, m.pages(0, [256], BLOCK)), "the largest is 255"),
-        "PFN bits": (put("data-1", 2, m.pages(0, [3 | 1 << 53], BLOCK)), "unused bits"),
+        "PFN bits": (put("data-1", 2, m.pages(0, [3 | 1 << 55], BLOCK)), "unused bits"),
+        "kept, not granted": (put("data-1", 2, m.pages(0, [3 | KEPT], BLOCK)), "nothing was granted"),
         "page count 0": (put("data-1", 2, m.pages(0, [3], BLOCK, count=0)), "0 pages"),
         "page entries": (put("data-1", 2, poke(8, ">I", 256)(m.pages(0, [3], b""))), "do not hold"),
         "page reserved": (put("data-1", 2, m.pages(0, [3], BLOCK, reserved=1)), "reserved field"),
@@ -321,6 +345,29 @@ def offered_cases(m):
         "ANSWER first": (insert("control", 4, ("R", "ANSWER", b'{"guest":"here"}')), "before ASK or FORGET"),
         "ANSWER of what": (put("control", 9, b'{"guest":"there"}'), "not 'here' or 'gone'"),
         "ASK of whom": (insert("control", 4, ("S", "ASK", b'{"guest":{}}')), "with the role 'control'"),
+    }
+
+
+def kept_cases(m):
+    """Of Maker.kept."""
+    delta = KEPT | DELTA
+    return {
+        "kept": (lambda files: None, None),
+        "kept of zero": (put("data-0", 2, m.pages(0, [1 | KEPT | 1 << 52], b"")), "without data"),
+        "kept without data": (put("data-0", 2, m.pages(0, [1 | KEPT | 0xe << 60], b"")), "without data"),
+        "delta not kept": (put("data-1", 2, m.pages(1, [1 | DELTA], BLOCK)), "not kept"),
+        "more granted": (put("control", 5, member(kept_pages=17)), "17 kept pages are granted, 16 were asked for"),
+        "not asked": (put("control", 4, member(kept_pages=None)), "0 were asked for"),
+        "asked wrongly": (put("control", 4, member(kept_pages="16")), "wrong type"),
+        "asked for less than nothing": (put("control", 4, member(kept_pages=-1)), "kept_pages is -1"),
+        "not granted": (put("control", 5, member(kept_pages=None)), "nothing was granted"),
+        "slot used twice": (put("data-0", 2, m.pages(0, [1 | KEPT, 2 | KEPT, 9 | KEPT], BLOCK * 3)), "used twice in epoch 0"),
+        "slot of another": (put("data-0", 3, m.pages(2, [9 | KEPT], BLOCK)), "holds PFN 0x9"),
+        "slot is empty": (put("data-0", 2, m.pages(0, [1 | KEPT, 2, 9], BLOCK * 3)), "holds nothing"),
+        "slots are more": (put("control", 5, member(kept_pages=8)), None),
+        "delta of what changed": (put("data-0", 2, m.pages(0, [1 | KEPT, 2 | KEPT, 9], BLOCK[::-1] * 3)), "computed"),
+        "checksum of the delta": (put("data-1", 2, lambda b: m.pages(1, [1 | delta, 9], b[-8192:])), "computed"),
+        "one slot for all": (put("control", 5, member(kept_pages=1)), "used twice"),
     }
 
 
@@ -394,7 +441,7 @@ def run(tool):
     expect("the other order", swap, None, None)
     for name, (change, part) in cases(maker).items():
         expect(name, change, None, part)
-    for more, make in ((offered_cases, maker.offered), (resumed_cases, maker.resumed),
+    for more, make in ((offered_cases, maker.offered), (kept_cases, maker.kept), (resumed_cases, maker.resumed),
                        (fresh_cases, lambda: maker.resumed(True))):
         for name, (change, part) in more(maker).items():
             expect(name, change, None, part, make=make)
