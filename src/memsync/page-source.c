@@ -4,6 +4,7 @@
 #include "base/bytes.h"
 #include "base/checksum.h"
 #include "base/zero.h"
+#include "memsync/page-cache.h"
 #include "transport/wire.h"
 
 #include <assert.h>
@@ -41,6 +42,9 @@ struct page_source {
     struct bitmap *round; /* mapped: pages of the round; NULL none under way */
     uint64_t round_cursor;
     const uint8_t *ram;
+
+    struct page_cache *cache; /* NULL: the target keeps nothing */
+    struct bitmap sent;       /* with a cache: PFNs that were sent before */
 
     struct page_source_stats stats;
 };
@@ -312,7 +316,32 @@ static uint32_t copy_pages(struct batch *b, uint8_t *to, uint32_t *ret_zeroes)
     return (uint32_t)(at - to);
 }
 
-static void put_record(struct page_source *p, struct stream_work *work, const struct batch *b, uint32_t raw)
+/* A page that is sent again is likely to be sent once more: both ends keep it, and what changed in those that they have is sent. All of
+ * RAM, as it goes at first, would only drive these out; and without compression a difference is as long as the page. The pages are in
+ * `scratch`. Returns the number of deltas. */
+static uint32_t keep_pages(struct page_source *p, struct stream_work *work, struct batch *b)
+{
+    bool compressed = compress_choice_level(work->choice) != 0;
+    uint8_t *page = work->scratch;
+    uint32_t deltas = 0;
+
+    for (uint32_t i = 0; p->cache && i < b->count; i++) {
+        uint64_t pfn = b->entries[i] & WIRE_PFN_MASK;
+        bool again = bitmap_test(&p->sent, pfn);
+
+        if (!again)
+            bitmap_set(&p->sent, pfn);
+        if (!wire_pfn_has_data(b->entries[i]))
+            continue;
+        if (again && compressed)
+            b->entries[i] |= page_cache_put(p->cache, b->epoch, pfn, page);
+        deltas += (b->entries[i] & WIRE_PFN_DELTA) != 0;
+        page += WIRE_PAGE_SIZE;
+    }
+    return deltas;
+}
+
+static void put_record(struct page_source *p, struct stream_work *work, struct batch *b, uint32_t raw)
 {
     struct wire_pages_head head = {.epoch = b->epoch,
                                    .page_count = b->count,
@@ -320,6 +349,7 @@ static void put_record(struct page_source *p, struct stream_work *work, const st
                                    .checksum = checksum(work->scratch, raw)};
 
     work->type = WIRE_MEMORY_PAGES;
+    work->cookie[2] = keep_pages(p, work, b); /* the checksum is of the pages before that */
     head.encoding = (uint16_t)stream_work_payload(work, wire_pages_overhead(b->count), raw, &head.encoded_length);
     wire_put_pages_head(work->buffer, &head);
     for (uint32_t i = 0; i < b->count; i++)
@@ -390,6 +420,7 @@ static void source_done(void *source, const struct stream_work *work, int error)
     if (!error) {
         p->stats.sent_pages += work->cookie[0];
         p->stats.zero_pages += work->cookie[1];
+        p->stats.delta_pages += work->cookie[2];
     }
     pthread_mutex_unlock(&p->lock);
     if (!error)
@@ -413,6 +444,9 @@ int page_source_create(struct page_source **ret, const struct page_source_config
     pthread_cond_init(&p->slot_freed, NULL);
     if (bitmap_init(&p->seen, config->max_pfn + 1) < 0)
         goto no_memory;
+    if (config->kept_pages &&
+        (bitmap_init(&p->sent, config->max_pfn + 1) < 0 || page_cache_create(&p->cache, config->kept_pages, err) < 0))
+        goto no_memory;
     for (unsigned int i = 0; i < SLOTS; i++) {
         p->slots[i].pages = malloc((size_t)BATCH * WIRE_PAGE_SIZE);
         if (!p->slots[i].pages)
@@ -435,6 +469,8 @@ void page_source_destroy(struct page_source *p)
     for (unsigned int i = 0; i < SLOTS; i++)
         free(p->slots[i].pages);
     bitmap_finish(&p->seen);
+    bitmap_finish(&p->sent);
+    page_cache_destroy(p->cache);
     pthread_cond_destroy(&p->slot_freed);
     pthread_mutex_destroy(&p->lock);
     free(p);

@@ -12,6 +12,7 @@ struct page_source;
 struct page_source_config {
     struct stream *stream;
     uint64_t max_pfn;
+    uint64_t kept_pages; /* that the target keeps, so that what is sent again may go as a delta; 0 none */
     /* One record of the script for the control connection, in order. Any thread; never two at once. */
     int (*script)(void *data, enum wire_type type, const void *body, uint32_t length, struct err *err);
     /* MAPPED: all pages of the round are sent and acknowledged. Worker thread. */
@@ -22,6 +23,7 @@ struct page_source_config {
 struct page_source_stats {
     uint64_t pages;      /* that were given, zero ones included, every time anew */
     uint64_t sent_pages; /* acknowledged, with data */
+    uint64_t delta_pages; /* of these, as what had changed */
     uint64_t zero_pages; /* acknowledged, without */
     uint64_t epochs;
 };

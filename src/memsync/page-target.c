@@ -7,6 +7,7 @@
 #include "base/cleanup.h"
 #include "base/fdio.h"
 #include "memsync/libxc-stream.h"
+#include "memsync/page-cache.h"
 #include "transport/compress.h"
 #include "transport/wire.h"
 
@@ -46,6 +47,7 @@ struct page_target {
 
     pthread_mutex_t write_lock; /* stream: one record after another */
     struct bitmap written;      /* mapped: pages that may be other than zero */
+    struct page_cache *cache;   /* NULL: nothing was granted */
 };
 
 /* -- the script, control thread -- */
@@ -258,6 +260,58 @@ static int write_stream(struct page_target *p, const uint64_t *entries, uint32_t
     return r;
 }
 
+/* Does what the entries' flags say, and takes these off: deltas become pages, what is to be kept is. */
+static int take_kept(struct page_target *p, uint64_t epoch, uint64_t *entries, uint32_t count, uint8_t *pages, struct err *err)
+{
+    int r = 0;
+
+    for (uint32_t i = 0; r == 0 && i < count; i++) {
+        if (entries[i] & WIRE_PFN_KEPT && !p->cache)
+            return err_set(err, -EPROTO, "page frame %#llx is to be kept, but that was not granted",
+                           (unsigned long long)(entries[i] & WIRE_PFN_MASK));
+        if (entries[i] & WIRE_PFN_KEPT)
+            r = page_cache_take(p->cache, epoch, entries[i], pages, err);
+        entries[i] &= ~(WIRE_PFN_KEPT | WIRE_PFN_DELTA);
+        pages += wire_pfn_has_data(entries[i]) ? WIRE_PAGE_SIZE : 0;
+    }
+    return r;
+}
+
+/* `raw` has room for the payload, where it may be changed. */
+static int unpack(const struct wire_pages_head *head, const uint8_t *payload, uint8_t *raw, struct err *err)
+{
+    if (head->encoding == WIRE_ZSTD)
+        return compress_decode(raw, head->raw_length, payload, head->encoded_length, err);
+    memcpy(raw, payload, head->raw_length);
+    return 0;
+}
+
+static bool any_kept(const uint64_t *entries, uint32_t count)
+{
+    uint64_t flags = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        flags |= entries[i];
+    return flags & WIRE_PFN_KEPT;
+}
+
+/* The epoch has begun: what deltas refer to is there. The checksum is of the pages that they become, so that ends whose kept pages
+ * differ are found out. */
+static int take_pages(struct page_target *p, const struct wire_pages_head *head, uint64_t *entries, const uint8_t *payload,
+                      uint8_t *raw, struct err *err)
+{
+    int r = raw ? take_kept(p, head->epoch, entries, head->page_count, raw, err) : 0;
+
+    if (r < 0)
+        return r;
+    payload = raw ?: payload;
+    if (checksum(payload, head->raw_length) != head->checksum)
+        return err_set(err, -EBADMSG, "pages of memory epoch %llu are not what was read at the source (checksum)",
+                       (unsigned long long)head->epoch);
+    return p->config.fd >= 0 ? write_stream(p, entries, head->page_count, payload, err)
+                             : write_mapped(p, entries, head->page_count, payload, err);
+}
+
 int page_target_take(struct page_target *p, const struct record *record, struct err *err)
 {
     uint64_t entries[WIRE_PAGES_MAX];
@@ -268,25 +322,19 @@ int page_target_take(struct page_target *p, const struct record *record, struct 
 
     if (r < 0)
         return r;
-    if (head.encoding == WIRE_ZSTD) {
+    for (uint32_t i = 0; i < head.page_count; i++)
+        entries[i] = get_be64(record->body + WIRE_PAGES_HEAD_SIZE + 8 * i);
+    /* Plain pages that nobody keeps are written from where they are. */
+    if (head.encoding == WIRE_ZSTD || any_kept(entries, head.page_count)) {
         raw = malloc(MAX(head.raw_length, 1u));
         if (!raw)
             return err_set(err, -ENOMEM, "out of memory");
-        r = compress_decode(raw, head.raw_length, payload, head.encoded_length, err);
-        if (r < 0)
-            return r;
-        payload = raw;
+        r = unpack(&head, payload, raw, err);
     }
-    if (checksum(payload, head.raw_length) != head.checksum)
-        return err_set(err, -EBADMSG, "pages of memory epoch %llu are not what was read at the source (checksum)",
-                       (unsigned long long)head.epoch);
-    for (uint32_t i = 0; i < head.page_count; i++)
-        entries[i] = get_be64(record->body + WIRE_PAGES_HEAD_SIZE + 8 * i);
-    r = enter_epoch(p, head.epoch, err);
-    if (r < 0)
-        return r;
-    r = p->config.fd >= 0 ? write_stream(p, entries, head.page_count, payload, err)
-                          : write_mapped(p, entries, head.page_count, payload, err);
+    if (r == 0)
+        r = enter_epoch(p, head.epoch, err);
+    if (r == 0)
+        r = take_pages(p, &head, entries, payload, raw, err);
     if (r == 0)
         leave_epoch(p);
     return r;
@@ -305,6 +353,8 @@ int page_target_create(struct page_target **ret, const struct page_target_config
     pthread_mutex_init(&p->write_lock, NULL);
     pthread_cond_init(&p->changed, NULL);
     if (config->fd < 0 && bitmap_init(&p->written, config->max_pfn + 1) < 0)
+        goto no_memory;
+    if (config->kept_pages && page_cache_create(&p->cache, config->kept_pages, err) < 0)
         goto no_memory;
     if (pthread_create(&p->thread, NULL, script_thread, p))
         goto no_memory;
@@ -334,6 +384,7 @@ void page_target_destroy(struct page_target *p)
     if (p->config.fd >= 0)
         (void)close(p->config.fd);
     bitmap_finish(&p->written);
+    page_cache_destroy(p->cache);
     pthread_cond_destroy(&p->changed);
     pthread_mutex_destroy(&p->write_lock);
     pthread_mutex_destroy(&p->lock);

@@ -15,6 +15,7 @@ struct page_target_config {
     int fd;           /* the stream's end to write to, taken over; or -1: */
     uint8_t *ram;     /* mapped RAM of max_pfn + 1 pages, all zero at first */
     uint64_t max_pfn;
+    uint64_t kept_pages; /* granted to the source: pages that are kept for deltas; 0 none */
     /* The script was carried out to its end (error 0), or failed. Once, from the target's own thread. */
     void (*script_done)(void *data, const struct err *err);
     void *data;

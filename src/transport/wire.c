@@ -20,7 +20,8 @@ static_assert(WIRE_PAGES_MAX * WIRE_PAGE_SIZE <= WIRE_PAYLOAD_MAX,
               "the pages of one record fit its payload");
 static_assert(WIRE_DISK_BLOCK_MAX % WIRE_SECTOR == 0, "blocks are whole sectors");
 
-#define PFN_RESERVED_MASK (~(WIRE_PFN_MASK | WIRE_PFN_ZERO | WIRE_PFN_TYPE_MASK))
+#define PFN_FLAGS         (WIRE_PFN_ZERO | WIRE_PFN_KEPT | WIRE_PFN_DELTA)
+#define PFN_RESERVED_MASK (~(WIRE_PFN_MASK | PFN_FLAGS | WIRE_PFN_TYPE_MASK))
 
 /* Where the fields stand in their structs: docs/protocol.md. */
 enum { HEADER_TYPE = 2, HEADER_LENGTH = 4, HEADER_SEQUENCE = 8 };
@@ -341,6 +342,23 @@ static int check_pages_head(const uint8_t *body, const struct wire_pages_head *h
                         h->encoded_length, err);
 }
 
+static int check_entry(uint64_t entry, uint64_t max_pfn, struct err *err)
+{
+    if (entry & PFN_RESERVED_MASK)
+        return err_set(err, -EPROTO, "the page entry 0x%016" PRIx64 " has reserved bits", entry);
+    if ((entry & WIRE_PFN_MASK) > max_pfn)
+        return err_set(err, -EPROTO,
+                       "PFN 0x%" PRIx64 " is above the guest's highest, 0x%" PRIx64,
+                       entry & WIRE_PFN_MASK, max_pfn);
+    if (entry & WIRE_PFN_KEPT && !wire_pfn_has_data(entry))
+        return err_set(err, -EPROTO, "PFN 0x%" PRIx64 " is to be kept, but has no data",
+                       entry & WIRE_PFN_MASK);
+    if (entry & WIRE_PFN_DELTA && !(entry & WIRE_PFN_KEPT))
+        return err_set(err, -EPROTO, "PFN 0x%" PRIx64 " is a delta that is not to be kept",
+                       entry & WIRE_PFN_MASK);
+    return 0;
+}
+
 static int check_entries(const uint8_t *table, const struct wire_pages_head *h, uint64_t max_pfn,
                          struct err *err)
 {
@@ -348,14 +366,10 @@ static int check_entries(const uint8_t *table, const struct wire_pages_head *h, 
 
     for (uint32_t i = 0; i < h->page_count; i++) {
         uint64_t entry = get_be64(table + (size_t)i * 8);
+        int r = check_entry(entry, max_pfn, err);
 
-        if (entry & PFN_RESERVED_MASK)
-            return err_set(err, -EPROTO, "the page entry 0x%016" PRIx64 " has reserved bits",
-                           entry);
-        if ((entry & WIRE_PFN_MASK) > max_pfn)
-            return err_set(err, -EPROTO,
-                           "PFN 0x%" PRIx64 " is above the guest's highest, 0x%" PRIx64,
-                           entry & WIRE_PFN_MASK, max_pfn);
+        if (r < 0)
+            return r;
         with_data += wire_pfn_has_data(entry);
     }
     if (with_data * WIRE_PAGE_SIZE != h->raw_length)

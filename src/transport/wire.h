@@ -134,6 +134,8 @@ int wire_get_need(const uint8_t *body, uint32_t length, struct wire_need *ret, s
 #define WIRE_PAGE_SIZE       4096u
 #define WIRE_PFN_MASK        UINT64_C(0x000fffffffffffff)
 #define WIRE_PFN_ZERO        (UINT64_C(1) << 52)
+#define WIRE_PFN_KEPT        (UINT64_C(1) << 53) /* both ends keep this page */
+#define WIRE_PFN_DELTA       (UINT64_C(1) << 54) /* its data is the exclusive or with what was kept */
 #define WIRE_PFN_TYPE_MASK   UINT64_C(0xf000000000000000)
 #define WIRE_PFN_TYPE_SHIFT  60
 
@@ -160,7 +162,7 @@ static inline uint32_t wire_pages_overhead(uint32_t count)
 }
 
 /* As wire_check_disk_data. Entries are big-endian u64 at body + WIRE_PAGES_HEAD_SIZE. `max_pfn`: no
- * PFN may be larger. */
+ * PFN may be larger. Flags of kept pages make sense in themselves; what is kept is for the caller to know. */
 int wire_check_pages(const uint8_t *body, uint32_t length, uint64_t max_pfn,
                      struct wire_pages_head *ret, const uint8_t **ret_payload, struct err *err);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* How the source cuts a stream into a script and epochs, one step of a worker at a time. */
 #include "base/bytes.h"
+#include "base/checksum.h"
 #include "memsync/page-source.h"
 
 #include "fake-stream.h"
@@ -15,6 +16,7 @@ static struct page_source *source;
 static char script_text[4096]; /* what the control connection got: "B0 E0/1 R8 ..." */
 static int script_fails;
 static unsigned int rounds_done;
+static uint64_t kept_pages;
 static struct err err;
 static struct fake_work one, two;
 static uint8_t pages[1024 * WIRE_PAGE_SIZE];
@@ -47,7 +49,7 @@ static void round_done(void *data)
 static void source_make(bool zstd)
 {
     struct page_source_config config = {
-        .max_pfn = MAX_PFN, .script = script, .round_done = round_done};
+        .max_pfn = MAX_PFN, .kept_pages = kept_pages, .script = script, .round_done = round_done};
 
     fake.compress = zstd ? COMPRESS_ALWAYS : COMPRESS_NONE;
     ck_assert_int_eq(page_source_create(&source, &config, &err), 0);
@@ -210,6 +212,86 @@ START_TEST(zstd_where_it_saves_an_eighth)
 }
 END_TEST
 
+/* ---- kept pages ---- */
+
+/* Sends page 7 once more, `epoch` changed octets of it; its flags. */
+static uint64_t send_again(uint8_t epoch)
+{
+    pages[epoch] ^= 0x5a;
+    ck_assert_int_eq(give(7, 1), 0);
+    ck_assert_int_eq(fake_take(&one, &err), 0);
+    ck_assert_uint_eq(head_of(&one).epoch, epoch);
+    fake_done(&one, 0);
+    return entry_of(&one, 0) & ~WIRE_PFN_MASK;
+}
+
+static void fill_page(void)
+{
+    for (size_t i = 0; i < WIRE_PAGE_SIZE; i++)
+        pages[i] = (uint8_t)(i * i >> 7);
+}
+
+/* All of RAM goes once: only what comes again is worth keeping, and the third time it can be a delta. */
+START_TEST(kept_when_it_comes_again)
+{
+    struct page_source_stats stats;
+    uint32_t length;
+
+    kept_pages = 16;
+    source_make(true);
+    fill_page();
+    ck_assert_uint_eq(send_again(0), 0);
+    ck_assert_uint_eq(send_again(1), WIRE_PFN_KEPT);
+    length = one.length;
+    ck_assert_uint_eq(send_again(2), WIRE_PFN_KEPT | WIRE_PFN_DELTA);
+    ck_assert_uint_eq(head_of(&one).encoding, WIRE_ZSTD);
+    ck_assert_uint_lt(one.length, length / 2);
+    ck_assert_uint_eq(head_of(&one).checksum, checksum(pages, WIRE_PAGE_SIZE)); /* of the page, not of the delta */
+    page_source_stats(source, &stats);
+    ck_assert_uint_eq(stats.sent_pages, 3);
+    ck_assert_uint_eq(stats.delta_pages, 1);
+    page_source_destroy(source);
+}
+END_TEST
+
+START_TEST(nothing_is_kept_without_compression)
+{
+    kept_pages = 16;
+    source_make(false);
+    fill_page();
+    for (uint8_t epoch = 0; epoch < 4; epoch++)
+        ck_assert_uint_eq(send_again(epoch), 0);
+    page_source_destroy(source);
+}
+END_TEST
+
+START_TEST(nothing_is_kept_without_a_grant)
+{
+    kept_pages = 0;
+    source_make(true);
+    fill_page();
+    for (uint8_t epoch = 0; epoch < 4; epoch++)
+        ck_assert_uint_eq(send_again(epoch), 0);
+    page_source_destroy(source);
+}
+END_TEST
+
+START_TEST(zero_pages_are_not_kept)
+{
+    kept_pages = 16;
+    source_make(true);
+    fill_page();
+    ck_assert_uint_eq(send_again(0), 0);
+    memset(pages, 0, WIRE_PAGE_SIZE);
+    ck_assert_int_eq(give(7, 1), 0);
+    ck_assert_int_eq(fake_take(&one, &err), 0);
+    ck_assert_uint_eq(entry_of(&one, 0), WIRE_PFN_ZERO | 7);
+    fill_page();
+    ck_assert_uint_eq(send_again(2), WIRE_PFN_KEPT);
+    page_source_destroy(source);
+}
+END_TEST
+
 START_TEST(idle_when_all_is_acknowledged)
 {
     source_make(false);
@@ -301,5 +383,6 @@ END_TEST
 UNIT_MAIN("memsync-source", octets_alone_open_no_epoch, octets_end_the_epoch, page_that_comes_again_ends_the_epoch,
           page_twice_in_one_record_is_in_two_epochs, long_octets_are_cut, long_record_is_cut,
           foreign_page_frame_is_refused, failing_script_is_told, zero_pages_have_no_data,
-          zstd_where_it_saves_an_eighth, idle_when_all_is_acknowledged, round_ends_with_its_last_acknowledgement,
+          zstd_where_it_saves_an_eighth, kept_when_it_comes_again, nothing_is_kept_without_compression,
+          nothing_is_kept_without_a_grant, zero_pages_are_not_kept, idle_when_all_is_acknowledged, round_ends_with_its_last_acknowledgement,
           failed_round_never_ends, cancel_wakes_the_feeder)

@@ -18,6 +18,7 @@
 
 static struct page_target *target;
 static uint8_t ram[(MAX_PFN + 1) * WIRE_PAGE_SIZE];
+static uint64_t granted; /* pages to keep */
 static int pipe_fd; /* to read what a restorer would */
 static struct err err;
 
@@ -48,7 +49,7 @@ static int script_result(void)
 
 static void stream_make(void)
 {
-    struct page_target_config config = {.max_pfn = MAX_PFN, .script_done = script_done};
+    struct page_target_config config = {.max_pfn = MAX_PFN, .kept_pages = granted, .script_done = script_done};
     int fds[2];
 
     (void)signal(SIGPIPE, SIG_IGN);
@@ -60,7 +61,8 @@ static void stream_make(void)
 
 static void mapped_make(void)
 {
-    struct page_target_config config = {.fd = -1, .ram = ram, .max_pfn = MAX_PFN, .script_done = script_done};
+    struct page_target_config config = {
+        .fd = -1, .ram = ram, .max_pfn = MAX_PFN, .kept_pages = granted, .script_done = script_done};
 
     pipe_fd = -1;
     ck_assert_int_eq(page_target_create(&target, &config, &err), 0);
@@ -125,6 +127,18 @@ static int take(uint64_t epoch, uint64_t entry, uint8_t fill)
     struct made m;
 
     return page_target_take(target, make_page(&m, epoch, entry, fill), &err);
+}
+
+/* The same with the sum of a page full of `whole`, which the payload is a delta to. */
+static int take_delta(uint64_t epoch, uint64_t entry, uint8_t fill, uint8_t whole)
+{
+    uint8_t page[WIRE_PAGE_SIZE];
+    struct made m;
+
+    (void)make_page(&m, epoch, entry | WIRE_PFN_KEPT | WIRE_PFN_DELTA, fill);
+    memset(page, whole, sizeof(page));
+    put_be64(m.body + 24, XXH3_64bits(page, sizeof(page)));
+    return page_target_take(target, &m.record, &err);
 }
 
 static void expect_octets(const char *text)
@@ -380,6 +394,98 @@ START_TEST(zero_page_clears_what_was_there)
 }
 END_TEST
 
+/* ---- kept pages ---- */
+
+static void next_epoch(uint64_t epoch)
+{
+    if (epoch)
+        ck_assert_int_eq(end(epoch - 1, 1), 0);
+    ck_assert_int_eq(begin(epoch), 0);
+}
+
+START_TEST(delta_becomes_the_page)
+{
+    granted = 4;
+    mapped_make();
+    next_epoch(0);
+    ck_assert_int_eq(take(0, WIRE_PFN_KEPT | 5, 0x11), 0);
+    ck_assert_uint_eq(ram[5 * WIRE_PAGE_SIZE], 0x11);
+    next_epoch(1);
+    ck_assert_int_eq(take_delta(1, 5, 0x33, 0x22), 0);
+    ck_assert_uint_eq(ram[6 * WIRE_PAGE_SIZE - 1], 0x22);
+    next_epoch(2);
+    ck_assert_int_eq(take_delta(2, 5, 0x01, 0x23), 0); /* to the last one */
+    ck_assert_uint_eq(ram[5 * WIRE_PAGE_SIZE], 0x23);
+    target_remove();
+}
+END_TEST
+
+/* The guest's own stream knows nothing of flags and deltas. */
+START_TEST(delta_becomes_the_page_of_a_stream)
+{
+    const uint64_t typed = UINT64_C(0x9) << WIRE_PFN_TYPE_SHIFT | 5;
+    uint8_t got[PAGE_RECORD];
+
+    granted = 4;
+    stream_make();
+    next_epoch(0);
+    ck_assert_int_eq(take(0, WIRE_PFN_KEPT | 5, 0x11), 0);
+    expect_page(5, 0x11);
+    next_epoch(1);
+    ck_assert_int_eq(take_delta(1, typed, 0x33, 0x22), 0);
+    ck_assert_int_eq(fd_read_full(pipe_fd, got, sizeof(got)), 0);
+    ck_assert_uint_eq(get_le64(got + 16), typed);
+    ck_assert_uint_eq(got[24], 0x22);
+    target_remove();
+}
+END_TEST
+
+START_TEST(kept_pages_that_differ_are_found_out)
+{
+    granted = 4;
+    mapped_make();
+    next_epoch(0);
+    ck_assert_int_eq(take(0, WIRE_PFN_KEPT | 5, 0x11), 0);
+    next_epoch(1);
+    ck_assert_int_eq(take_delta(1, 5, 0x33, 0x23), -EBADMSG); /* the source has kept one full of 0x10 */
+    ck_assert_ptr_nonnull(strstr(err.text, "checksum"));
+    ck_assert_uint_eq(ram[5 * WIRE_PAGE_SIZE], 0x11);
+    target_remove();
+}
+END_TEST
+
+START_TEST(keeping_is_granted_or_refused)
+{
+    granted = 0;
+    for (unsigned int stream = 0; stream < 2; stream++) {
+        script_ends = 0;
+        stream ? stream_make() : mapped_make();
+        next_epoch(0);
+        ck_assert_int_eq(take(0, WIRE_PFN_KEPT | 5, 0x11), -EPROTO);
+        ck_assert_ptr_nonnull(strstr(err.text, "page frame 0x5 is to be kept, but that was not granted"));
+        ck_assert_int_eq(take_delta(0, 6, 0x11, 0x11), -EPROTO);
+        target_remove();
+    }
+}
+END_TEST
+
+START_TEST(flags_that_fit_nothing_are_refused)
+{
+    granted = 4;
+    mapped_make();
+    next_epoch(0);
+    ck_assert_int_eq(take_delta(0, 5, 0x33, 0x33), -EPROTO);
+    ck_assert_int_eq(take(0, WIRE_PFN_KEPT | 5, 0x11), 0);
+    ck_assert_int_eq(take(0, WIRE_PFN_KEPT | 9, 0x11), -EPROTO); /* the same slot */
+    next_epoch(1);
+    ck_assert_int_eq(take_delta(1, 9, 0x33, 0x22), -EPROTO);
+    ck_assert_int_eq(take(1, WIRE_PFN_DELTA | 5, 0x33), -EPROTO);
+    ck_assert_int_eq(take(1, WIRE_PFN_KEPT | WIRE_PFN_ZERO | 5, 0), -EPROTO);
+    ck_assert_int_eq(take_delta(1, 5, 0x33, 0x22), 0);
+    target_remove();
+}
+END_TEST
+
 /* ---- ends ---- */
 
 START_TEST(cancel_wakes_everybody)
@@ -416,4 +522,5 @@ UNIT_MAIN("memsync-target", script_is_carried_out_in_order, empty_epochs_and_an_
           script_out_of_order_is_refused, pages_of_an_epoch_that_is_over, more_pages_than_announced,
           script_that_waits_is_bounded, damage_is_refused_before_it_is_written, foreign_page_frame_is_refused,
           broken_frame_is_refused, embedded_guest_has_no_page_types, embedded_guest_has_no_stream,
-          zero_page_clears_what_was_there, cancel_wakes_everybody, restorer_that_ends_fails_the_script)
+          zero_page_clears_what_was_there, delta_becomes_the_page, delta_becomes_the_page_of_a_stream,
+          kept_pages_that_differ_are_found_out, keeping_is_granted_or_refused, flags_that_fit_nothing_are_refused, cancel_wakes_everybody, restorer_that_ends_fails_the_script)

@@ -36,6 +36,7 @@ struct transfer {
     bool slow;               /* connection 0 holds records until it is overtaken by a later epoch */
     bool fed;                /* nothing more comes */
     unsigned int overtaken;
+    bool similar;            /* a page is nearly what it was before */
 };
 
 static struct transfer transfer;
@@ -150,10 +151,12 @@ static int take(struct rig_sink *sink, const struct record *record, struct wire_
     return r;
 }
 
+/* With zstd some pages can be kept, fewer than come again. */
 static void transfer_make(struct transfer *t, bool zstd)
 {
-    struct page_source_config from = {.max_pfn = MODEL_PFNS - 1, .script = script, .data = t};
-    struct page_target_config to = {.max_pfn = MODEL_PFNS - 1, .script_done = script_done, .data = t};
+    uint64_t kept = zstd ? 64 : 0;
+    struct page_source_config from = {.max_pfn = MODEL_PFNS - 1, .kept_pages = kept, .script = script, .data = t};
+    struct page_target_config to = {.max_pfn = MODEL_PFNS - 1, .kept_pages = kept, .script_done = script_done, .data = t};
     struct err err = {0};
     int fds[2];
 
@@ -215,6 +218,18 @@ static void feed_pages(struct transfer *t, const uint64_t *entries, uint32_t cou
     ck_assert_msg(page_source_pages(t->source, entries, count, pages, &err) == 0, "%s", err.text);
 }
 
+static void fill_page(const struct transfer *t, uint8_t *page, uint64_t pfn)
+{
+    uint64_t seed = pfn;
+
+    if (!t->similar) {
+        memset(page, (int)(next_random(&random_state) | 1) & 0xff, 1 + next_random(&random_state) % 4096);
+        return;
+    }
+    fill_random(page, WIRE_PAGE_SIZE, &seed);
+    fill_random(page + next_random(&random_state) % 4000, 96, &random_state);
+}
+
 /* Pages of a narrow range, so that one record repeats those of others; some are zero, some have no data. */
 static void feed_some_pages(struct transfer *t)
 {
@@ -235,7 +250,7 @@ static void feed_some_pages(struct transfer *t)
             continue;
         memset(pages + used, 0, WIRE_PAGE_SIZE);
         if (kind != 2)
-            memset(pages + used, (int)(next_random(&random_state) | 1) & 0xff, 1 + next_random(&random_state) % 4096);
+            fill_page(t, pages + used, pfn);
         used += WIRE_PAGE_SIZE;
     }
     feed_pages(t, entries, count, pages);
@@ -268,6 +283,7 @@ static void check_arrived(struct transfer *t)
     page_source_stats(t->source, &stats);
     ck_assert_uint_eq(stats.epochs, t->epochs);
     ck_assert_uint_eq(stats.pages, t->sent.page_count);
+    ck_assert(t->similar == (stats.delta_pages > 100));
 }
 
 static void transfer_end(struct transfer *t)
@@ -281,12 +297,13 @@ static void transfer_end(struct transfer *t)
     rig_remove(&t->rig);
 }
 
-static void run_random(bool zstd, bool slow)
+static void run_random(bool zstd, bool slow, bool similar)
 {
     struct transfer *t = &transfer;
 
     transfer_make(t, zstd);
     t->slow = slow;
+    t->similar = similar;
     feed_headers(t);
     for (unsigned int i = 0; i < STEPS; i++) {
         if (next_random(&random_state) % 5)
@@ -301,22 +318,29 @@ static void run_random(bool zstd, bool slow)
 
 START_TEST(random_stream_arrives)
 {
-    run_random(false, false);
+    run_random(false, false, false);
 }
 END_TEST
 
 START_TEST(random_stream_arrives_with_zstd)
 {
-    run_random(true, false);
+    run_random(true, false, false);
 }
 END_TEST
 
 START_TEST(epochs_keep_their_order_beside_a_slow_connection)
 {
-    run_random(false, true);
+    run_random(false, true, false);
+    ck_assert_uint_gt(transfer.overtaken, 0);
+}
+END_TEST
+
+START_TEST(deltas_arrive_beside_a_slow_connection)
+{
+    run_random(true, true, true);
     ck_assert_uint_gt(transfer.overtaken, 0);
 }
 END_TEST
 
 UNIT_MAIN("memsync", random_stream_arrives, random_stream_arrives_with_zstd,
-          epochs_keep_their_order_beside_a_slow_connection)
+          epochs_keep_their_order_beside_a_slow_connection, deltas_arrive_beside_a_slow_connection)

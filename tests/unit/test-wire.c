@@ -302,6 +302,22 @@ START_TEST(pages_good)
 }
 END_TEST
 
+START_TEST(pages_kept_and_deltas_are_good)
+{
+    static const uint64_t flags[] = {WIRE_PFN_KEPT, WIRE_PFN_KEPT | WIRE_PFN_DELTA};
+    uint8_t body[PAGES_BODY];
+    struct wire_pages_head h;
+    const uint8_t *payload;
+    struct err err;
+
+    for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
+        good_pages(body);
+        put_be64(body + 32, UINT64_C(9) << 60 | flags[i] | 0xff);
+        ck_assert_int_eq(wire_check_pages(body, sizeof(body), 0xff, &h, &payload, &err), 0);
+    }
+}
+END_TEST
+
 START_TEST(pages_refusals)
 {
     static const struct damage damages[] = {
@@ -316,11 +332,15 @@ START_TEST(pages_refusals)
         {"raw and encoded nothing", 16, 8, 0},
         {"encoded too large", 20, 4, ~0u},
         {"PFN above the highest", 32, 8, 0x100},
-        {"reserved bit 53", 32, 8, UINT64_C(1) << 53},
+        {"reserved bit 55", 32, 8, UINT64_C(1) << 55},
         {"reserved bit 59", 32, 8, UINT64_C(1) << 59},
         {"zero flag where data is", 32, 8, WIRE_PFN_ZERO},
         {"data where the zero flag was", 40, 8, 1},
         {"data where a broken page was", 48, 8, 2},
+        {"a delta that is not kept", 32, 8, WIRE_PFN_DELTA},
+        {"a zero page that is kept", 40, 8, WIRE_PFN_ZERO | WIRE_PFN_KEPT},
+        {"a delta of a zero page", 40, 8, WIRE_PFN_ZERO | WIRE_PFN_KEPT | WIRE_PFN_DELTA},
+        {"a broken page that is kept", 48, 8, UINT64_C(0xd) << 60 | WIRE_PFN_KEPT | 2},
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(damages); i++) {
@@ -443,5 +463,6 @@ START_TEST(compress_hostile)
 END_TEST
 
 UNIT_MAIN("wire", header_round_trip, header_refusals, type_names, disk_data_good,
-          disk_data_refusals, disk_data_lengths, offers_of_whole_chunks, need_round_trip, pages_good, pages_refusals, pages_lengths,
+          disk_data_refusals, disk_data_lengths, offers_of_whole_chunks, need_round_trip, pages_good,
+          pages_kept_and_deltas_are_good, pages_refusals, pages_lengths,
           chain_depends_on_everything, compress_round_trip, compress_hostile)
