@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #define EXIT_USAGE 2
+#define DEFAULT_DELTA_CACHE (UINT64_C(64) << 20) /* at either end */
 
 /* Options of every subcommand, taken out of argv before it sees them. */
 struct cli {

@@ -60,6 +60,11 @@ static int take_max_migrations(void *data, const char *value, struct err *err)
     return r;
 }
 
+static int take_delta_cache(void *data, const char *value, struct err *err)
+{
+    return parse_size(value, &((struct recv_options *)data)->config.delta_cache, err);
+}
+
 static int take_no_confine(void *data, const char *value, struct err *err)
 {
     (void)value, (void)err;
@@ -86,6 +91,7 @@ static const struct option_spec specs[] = {
     {"sr", "SR", "open this SR to peers, lvm:VG or dir:/PATH; the first is the default", take_sr},
     {"allow-disk", "/PATH", "let peers overwrite this disk when they name it", take_allow_disk},
     {"max-migrations", "N", "guests that may come at a time, 1 to 64 (8)", take_max_migrations},
+    {"delta-cache", "SIZE", "keep at most so much of a coming guest's memory, for senders that send what changed in it (64M)", take_delta_cache},
     {"no-confine", NULL, "keep every privilege (for a kernel without seccomp)", take_no_confine},
     {"once", NULL, "end after one migration", take_once},
     {"json", NULL, "one JSON event a line", take_json},
@@ -117,7 +123,7 @@ static int opened(void *data, struct err *err)
 
 static int run_recv(struct cli *cli, int argc, char **argv)
 {
-    struct recv_options o = {.config.max_migrations = MAX_MIGRATIONS};
+    struct recv_options o = {.config = {.max_migrations = MAX_MIGRATIONS, .delta_cache = DEFAULT_DELTA_CACHE}};
     struct identity *id = NULL;
     struct err err = {0};
     int count;

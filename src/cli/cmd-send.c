@@ -141,6 +141,11 @@ static int take_compress(void *data, const char *value, struct err *err)
     return err_set(err, -EINVAL, "\"%s\": expected auto, none or zstd", value);
 }
 
+static int take_delta_cache(void *data, const char *value, struct err *err)
+{
+    return parse_size(value, &((struct send_options *)data)->config.delta_cache, err);
+}
+
 static int take_stop_command(void *data, const char *value, struct err *err)
 {
     (void)err;
@@ -196,6 +201,7 @@ static const struct option_spec specs[] = {
     {"no-brake", NULL, "do not slow the copy down when the guest's disks get slow", take_no_brake},
     {"connections", "N", "data connections (default: one a core, 2 to 8; 8 to a host far away)", take_connections},
     {"compress", "auto|none|zstd", "compress what is sent: always, never, or where it saves time (auto)", take_compress},
+    {"delta-cache", "SIZE", "keep so much of the guest's memory, to send what changed in it (64M; 0: send pages as they are)", take_delta_cache},
     {"remove-source-disks", NULL, "remove the source's volumes once the guest runs there", take_remove},
     {"stop-command", "COMMAND", "disk: only: run before the last pass, to stop writers", take_stop_command},
     {"go-command", "COMMAND", "disk: only: run afterwards; $XMOTION_OUTCOME is moved or failed", take_go_command},
@@ -228,6 +234,7 @@ static int parse(struct cli *cli, const struct command *command, struct send_opt
     o->config.limits.timeout_ns = DEFAULT_TIMEOUT;
     o->config.reconnect_ns = DEFAULT_RECONNECT;
     o->config.compress = COMPRESS_AUTO;
+    o->config.delta_cache = DEFAULT_DELTA_CACHE;
     o->config.brake = true;
     o->config.state_dir = state_dir(cli);
     r = options_parse(command, specs, o, argc, argv, &count, err);

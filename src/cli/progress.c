@@ -173,8 +173,9 @@ static void print_result(const json_t *e)
                      (unsigned long long)number(d, "passes"),
                      json_is_true(json_object_get(d, "verified")) ? "verified" : "NOT verified");
     if (number(memory, "pages"))
-        (void)printf("  RAM: %llu pages, %llu sent, %llu zero, %llu rounds\n", (unsigned long long)number(memory, "pages"),
-                     (unsigned long long)number(memory, "sent_pages"), (unsigned long long)number(memory, "zero_pages"),
+        (void)printf("  RAM: %llu pages, %llu sent, %llu of them as deltas, %llu zero, %llu rounds\n",
+                     (unsigned long long)number(memory, "pages"), (unsigned long long)number(memory, "sent_pages"),
+                     (unsigned long long)number(memory, "delta_pages"), (unsigned long long)number(memory, "zero_pages"),
                      (unsigned long long)number(memory, "rounds"));
 }
 

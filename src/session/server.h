@@ -24,6 +24,7 @@ struct server_config {
     const char *allow_disks[SERVER_DISKS_MAX]; /* existing disks that peers may overwrite, by name */
     unsigned int allow_disk_count;
     unsigned int max_migrations; /* at a time, 1 to SERVER_MIGRATIONS_MAX */
+    uint64_t delta_cache; /* octets of its pages that are kept here for a guest that comes, if the sender asks for it; 0 none */
     bool once; /* ends after one migration, with its outcome */
     /* Once, when the socket is open and before anything is taken from it; an error ends the receiver. May be NULL. */
     int (*opened)(void *data, struct err *err);

@@ -2,6 +2,7 @@
 /* The guest's memory: rounds run by the hypervisor's helper (stream) or by us (mapped), one decision about the stop. */
 #include "session/source-priv.h"
 
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -85,6 +86,38 @@ static bool memory_ready(struct source *s)
     return s->reply && s->reply_type == WIRE_MEMORY_READY;
 }
 
+/* Pages that both ends would keep. Deltas gain only where they are compressed. */
+static uint64_t pages_to_keep(const struct source *s)
+{
+    return s->compress == COMPRESS_NONE ? 0 : MIN(s->config->delta_cache / WIRE_PAGE_SIZE, s->guest->max_pfn + 1);
+}
+
+/* An older receiver grants nothing. */
+static int read_grant(const struct source *s, uint64_t asked, uint64_t *ret, struct err *err)
+{
+    const json_t *granted = json_object_get(s->reply, "kept_pages");
+    json_int_t n = json_integer_value(granted);
+
+    if (granted && (!json_is_integer(granted) || n < 0 || (uint64_t)n > asked))
+        return err_set(err, -EPROTO, "%s grants %lld kept pages, %llu were asked for", s->config->address, (long long)n,
+                       (unsigned long long)asked);
+    *ret = (uint64_t)n;
+    return 0;
+}
+
+static int ask_for_memory(struct source *s, uint64_t *ret_kept, struct err *err)
+{
+    uint64_t asked = pages_to_keep(s);
+    int r = control_send(&s->control, WIRE_MEMORY_BEGIN, json_pack("{s:I}", "kept_pages", (json_int_t)asked), err);
+
+    if (r == 0)
+        r = source_wait(s, memory_ready, err);
+    if (r == 0)
+        r = read_grant(s, asked, ret_kept, err);
+    source_drop_reply(s);
+    return r;
+}
+
 int source_memory_begin(struct source *s, struct err *err)
 {
     struct page_source_config c = {.stream = s->stream,
@@ -92,11 +125,8 @@ int source_memory_begin(struct source *s, struct err *err)
                                    .script = post_script,
                                    .round_done = round_done,
                                    .data = s};
-    int r = control_send(&s->control, WIRE_MEMORY_BEGIN, json_object(), err);
+    int r = ask_for_memory(s, &c.kept_pages, err);
 
-    if (r == 0)
-        r = source_wait(s, memory_ready, err);
-    source_drop_reply(s);
     if (r == 0)
         r = page_source_create(&s->pages, &c, err);
     if (r < 0)

@@ -30,10 +30,10 @@ static json_t *memory_progress(struct source *s)
     if (s->pages)
         page_source_stats(s->pages, &st);
     done = st.sent_pages + st.zero_pages - s->pages_at_round;
-    return json_pack("{s:I, s:i, s:I, s:I, s:I, s:I}", "pages", (json_int_t)(s->guest->memory / 4096), "round",
+    return json_pack("{s:I, s:i, s:I, s:I, s:I, s:I, s:I}", "pages", (json_int_t)(s->guest->memory / 4096), "round",
                      (int)s->rounds, "round_total", (json_int_t)s->round_pages, "round_done",
                      (json_int_t)MIN(done, s->round_pages), "sent_pages", (json_int_t)st.sent_pages,
-                     "dirtied_per_second", (json_int_t)s->dirtied_per_second);
+                     "delta_pages", (json_int_t)st.delta_pages, "dirtied_per_second", (json_int_t)s->dirtied_per_second);
 }
 
 static uint64_t wire_bytes(struct source *s)
@@ -130,8 +130,8 @@ static json_t *memory_result(struct source *s)
 
     if (s->pages)
         page_source_stats(s->pages, &st);
-    return json_pack("{s:I, s:I, s:I, s:i}", "pages", (json_int_t)(s->guest ? s->guest->memory / 4096 : 0), "sent_pages",
-                     (json_int_t)st.sent_pages, "zero_pages", (json_int_t)st.zero_pages, "rounds", (int)s->rounds);
+    return json_pack("{s:I, s:I, s:I, s:I, s:i}", "pages", (json_int_t)(s->guest ? s->guest->memory / 4096 : 0), "sent_pages",
+                     (json_int_t)st.sent_pages, "delta_pages", (json_int_t)st.delta_pages, "zero_pages", (json_int_t)st.zero_pages, "rounds", (int)s->rounds);
 }
 
 static const char *where_is_guest(enum source_outcome o)

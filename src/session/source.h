@@ -36,6 +36,7 @@ struct source_config {
     bool reuse;            /* every disk */
     bool verify;           /* the target reads back what it wrote */
     enum compress_mode compress;
+    uint64_t delta_cache; /* octets that either end may keep of the guest's pages, so that what changed in them can be sent; 0 none */
     bool remove_source_disks;
     const char *stop_command; /* disk: only */
     const char *go_command;

@@ -2,6 +2,7 @@
 /* The guest's memory and the last steps before READY, at the target. */
 #include "session/target-priv.h"
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/fault.h"
 
@@ -29,7 +30,19 @@ static int start_building(struct target *t, struct err *err)
     return t->hv->ops->memory_begin(t->hv, paths, &t->memory_fd, &t->memory_ram, err);
 }
 
-int target_begin_memory(struct target *t, struct err *err)
+/* Of what the sender asks for, as much as this end gives, and no more than the guest has. An older sender asks for nothing. */
+static int grant_pages(const struct target *t, const json_t *message, uint64_t *ret, struct err *err)
+{
+    const json_t *asked = json_object_get(message, "kept_pages");
+    json_int_t n = json_integer_value(asked);
+
+    if (asked && (!json_is_integer(asked) || n < 0))
+        return err_set(err, -EPROTO, "MEMORY_BEGIN: kept_pages is no number of pages");
+    *ret = MIN((uint64_t)n, MIN(t->config->delta_cache / WIRE_PAGE_SIZE, t->guest.max_pfn + 1));
+    return 0;
+}
+
+int target_begin_memory(struct target *t, const json_t *message, struct err *err)
 {
     struct page_target_config c = {.max_pfn = t->guest.max_pfn, .script_done = script_done, .data = t};
     struct page_target *pages;
@@ -39,6 +52,8 @@ int target_begin_memory(struct target *t, struct err *err)
         return err_set(err, -EPROTO, "MEMORY_BEGIN out of turn");
     t->memory_fd = -1;
     r = fault_point("target.memory", err);
+    if (r == 0)
+        r = grant_pages(t, message, &c.kept_pages, err);
     if (r == 0)
         r = target_run_task(t, start_building, err);
     c.fd = t->memory_fd;
@@ -52,7 +67,7 @@ int target_begin_memory(struct target *t, struct err *err)
     pthread_mutex_lock(&t->lock);
     t->pages = pages;
     pthread_mutex_unlock(&t->lock);
-    return control_send(&t->control, WIRE_MEMORY_READY, json_object(), err);
+    return control_send(&t->control, WIRE_MEMORY_READY, json_pack("{s:I}", "kept_pages", (json_int_t)c.kept_pages), err);
 }
 
 static json_t *digests(struct target *t)

@@ -85,7 +85,7 @@ int target_run_task(struct target *t, int (*work)(struct target *t, struct err *
 int target_serve_hv(struct target *t, struct err *err);
 
 /* target-final.c: MEMORY_BEGIN, and FINAL up to READY. */
-int target_begin_memory(struct target *t, struct err *err);
+int target_begin_memory(struct target *t, const json_t *message, struct err *err);
 int target_final(struct target *t, const json_t *message, struct err *err);
 /* Flushes now and then while disks are copied. */
 int target_start_flusher(struct target *t, struct err *err);

@@ -281,7 +281,12 @@ static int handle(struct target *t, const struct record *record, struct err *err
         return t->pages ? page_target_script(t->pages, record, err)
                         : err_set(err, -EPROTO, "a memory script before the memory was begun");
     case WIRE_MEMORY_BEGIN:
-        return target_begin_memory(t, err);
+        r = control_parse(record, &message, err);
+        if (r == 0) {
+            r = target_begin_memory(t, message, err);
+            json_decref(message);
+        }
+        return r;
     case WIRE_GO:
         return go(t, err);
     case WIRE_ABORT:
