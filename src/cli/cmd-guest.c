@@ -89,6 +89,26 @@ static int take_dirty_rate(void *data, const char *value, struct err *err)
     return parse_size(value, &((struct guest_options *)data)->config.dirty_rate, err);
 }
 
+static int take_dirty_part(void *data, const char *value, struct err *err)
+{
+    struct guest_options *o = data;
+    int r = parse_size(value, &o->config.dirty_part, err);
+
+    if (r == 0 && (o->config.dirty_part % 8 || o->config.dirty_part > GUEST_LOAD_PART_MAX))
+        return err_set(err, -EINVAL, "\"%s\": expected a multiple of 8, at most %u", value, GUEST_LOAD_PART_MAX);
+    return r;
+}
+
+static int take_dirty_set(void *data, const char *value, struct err *err)
+{
+    struct guest_options *o = data;
+    int r = parse_size(value, &o->config.dirty_set, err);
+
+    if (r == 0 && o->config.dirty_set && o->config.dirty_set < KIB(64))
+        return err_set(err, -EINVAL, "\"%s\": expected at least 64K", value);
+    return r;
+}
+
 static int take_write_rate(void *data, const char *value, struct err *err)
 {
     return parse_size(value, &((struct guest_options *)data)->config.write_rate, err);
@@ -107,6 +127,8 @@ static const struct option_spec run_specs[] = {
     {"memory", "SIZE", "RAM (256M)", take_memory},
     {"disk", "FILE[:SIZE]", "a disk; made, sparse, when it is not there; several times", take_disk},
     {"dirty-rate", "SIZE", "octets of RAM dirtied a second (0)", take_dirty_rate},
+    {"dirty-part", "SIZE", "octets of a page that change when it is dirtied (0: all)", take_dirty_part},
+    {"dirty-set", "SIZE", "octets of RAM that are dirtied, over and over (0: all)", take_dirty_set},
     {"write-rate", "SIZE", "octets written to the disks a second (0)", take_write_rate},
     {"heartbeat", "PORT", "UDP port of the heartbeat on 127.0.0.1 (any)", take_heartbeat},
     {0},

@@ -49,7 +49,7 @@ static uint32_t next_entry(uint32_t entry, bool zero)
 
 static struct load_stamp stamp_of(const struct writer *w, uint64_t block, uint32_t entry)
 {
-    return (struct load_stamp){w->load->header->id, 1 + w->disk, block, entry & ~LOAD_ENTRY_ZERO};
+    return (struct load_stamp){w->load->header->id, 1 + w->disk, block, entry & ~LOAD_ENTRY_ZERO, 0};
 }
 
 /* Chooses the next operation. Its random numbers come from the count of writes, so that they too

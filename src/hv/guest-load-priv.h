@@ -36,7 +36,9 @@ struct load_header {
     uint64_t id; /* of this guest: stamps of another one are foreign */
     uint64_t first_page;
     uint64_t page_count;
+    uint64_t walk_count; /* of these, from the first on */
     uint64_t disk_count;
+    uint64_t dirty_part, dirty_set; /* as formatted: what pages hold depends on them */
     struct {
         uint64_t size;
         uint64_t blocks; /* logged, from the first one on */
@@ -46,7 +48,7 @@ struct load_header {
 
 /* Words that other threads read meanwhile are accessed with load_get and load_put. */
 struct load_counts {
-    uint64_t walked; /* pages: lap = walked / page_count */
+    uint64_t walked; /* pages: lap = walked / walk_count */
     uint64_t heartbeats;
 };
 
@@ -113,9 +115,11 @@ struct load_stamp {
     uint64_t space;
     uint64_t index;
     uint64_t number; /* lap of a page, sequence number of a block */
+    uint64_t part;   /* octets, besides the stamp, in which it differs from what number 0 would make it; 0: in all. Not on the page */
 };
 
-/* Fills one page from its stamp: the stamp with its checksum, noise derived from it, and a half that compresses well. */
+/* Fills one page from its stamp: the stamp with its checksum, noise derived from it, and a half that compresses well. With a part only
+ * so much noise, somewhere on the page, and the stamp itself depend on the number. */
 void load_stamp_fill(void *page, const struct load_stamp *stamp);
 bool load_stamp_matches(const void *page, const struct load_stamp *stamp);
 bool load_page_is_zero(const void *page);

@@ -39,7 +39,7 @@ static uint64_t page_of_step(uint64_t step, uint64_t count, uint64_t a)
 static void stamp_of(const struct guest_load *load, uint64_t page, uint64_t lap,
                      struct load_stamp *ret, bool *ret_zero)
 {
-    *ret = (struct load_stamp){load->header->id, 0, page, lap};
+    *ret = (struct load_stamp){load->header->id, 0, page, lap, load->header->dirty_part};
     *ret_zero = load_mix(load->header->id ^ load_mix(page * 31 + lap)) % 8 == 0;
 }
 
@@ -75,7 +75,7 @@ void load_ram_format(struct guest_load *load)
 /* The page first, then the count: a stop between two steps finds them agree. */
 static void walk_one(struct guest_load *load, uint64_t a)
 {
-    uint64_t count = load->header->page_count;
+    uint64_t count = load->header->walk_count;
     uint64_t walked = load_get(&load->counts->walked);
 
     page_write(load, page_of_step(walked % count, count, a), walked / count + 1);
@@ -86,7 +86,7 @@ void *load_dirtier_run(void *thread)
 {
     struct load_thread *t = thread;
     struct guest_load *load = t->load;
-    uint64_t a = stride(load->header->page_count);
+    uint64_t a = stride(load->header->walk_count);
     struct load_pace pace;
 
     load_pace_start(&pace, load->config.dirty_rate);
@@ -118,7 +118,7 @@ static int page_verify(const struct guest_load *load, uint64_t page, uint64_t la
 
 int load_ram_verify(const struct guest_load *load, char *ret_text, size_t text_size)
 {
-    uint64_t count = load->header->page_count;
+    uint64_t count = load->header->walk_count;
     uint64_t lap = load->counts->walked / count;
     uint64_t passed = load->counts->walked % count;
     uint64_t a = stride(count);
@@ -127,5 +127,7 @@ int load_ram_verify(const struct guest_load *load, char *ret_text, size_t text_s
     for (uint64_t step = 0; r == 0 && step < count; step++)
         r = page_verify(load, page_of_step(step, count, a), step < passed ? lap + 1 : lap, ret_text,
                         text_size);
+    for (uint64_t page = count; r == 0 && page < load->header->page_count; page++)
+        r = page_verify(load, page, 0, ret_text, text_size);
     return r;
 }

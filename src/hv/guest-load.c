@@ -10,7 +10,7 @@
 
 #define LOAD_MAGIC       UINT64_C(0x3144414f4c484d58) /* "XMHLOAD1" */
 #define LOAD_STAMP_MAGIC UINT64_C(0x504d41545348584d)
-#define LOAD_VERSION     2
+#define LOAD_VERSION     3
 #define FIRST_TABLE      (LOAD_PAGE * (2ull + GUEST_LOAD_DISKS_MAX))
 #define PAGES_MIN        16u
 #define BLOCKS_MIN       LOAD_WRITE_MAX
@@ -44,24 +44,46 @@ static uint64_t stamp_key(const struct load_stamp *stamp)
     return load_mix(key + stamp->number * UINT64_C(0x9e3779b97f4a7c15));
 }
 
+static void fill_noise(uint64_t *words, uint64_t key, size_t first, size_t end)
+{
+    for (size_t i = first; i < end; i++) {
+        uint64_t t = key + i * UINT64_C(0x9e3779b97f4a7c15);
+
+        words[i] = t ^ (t >> 29);
+    }
+}
+
+static void fill_body(uint64_t *words, const struct load_stamp *stamp)
+{
+    uint64_t key = stamp_key(stamp);
+
+    fill_noise(words, key, STAMP_WORDS, LOAD_PAGE_WORDS / 2);
+    for (size_t i = LOAD_PAGE_WORDS / 2; i < LOAD_PAGE_WORDS; i++)
+        words[i] = key;
+}
+
 void load_stamp_fill(void *page, const struct load_stamp *stamp)
 {
+    struct load_stamp base = *stamp;
+    size_t part = stamp->part / sizeof(uint64_t);
     uint64_t key = stamp_key(stamp);
     uint64_t *words = page;
 
+    assert(stamp->part <= GUEST_LOAD_PART_MAX);
+    if (part)
+        base.number = 0;
     words[STAMP_MAGIC] = LOAD_STAMP_MAGIC;
     words[STAMP_ID] = stamp->id;
     words[STAMP_SPACE] = stamp->space;
     words[STAMP_INDEX] = stamp->index;
     words[STAMP_NUMBER] = stamp->number;
     words[STAMP_CHECK] = ~key;
-    for (size_t i = STAMP_WORDS; i < LOAD_PAGE_WORDS / 2; i++) {
-        uint64_t t = key + i * UINT64_C(0x9e3779b97f4a7c15);
+    fill_body(words, &base);
+    if (part) {
+        size_t first = STAMP_WORDS + key % (LOAD_PAGE_WORDS - STAMP_WORDS - part);
 
-        words[i] = t ^ (t >> 29);
+        fill_noise(words, key, first, first + part);
     }
-    for (size_t i = LOAD_PAGE_WORDS / 2; i < LOAD_PAGE_WORDS; i++)
-        words[i] = key;
 }
 
 bool load_stamp_matches(const void *page, const struct load_stamp *stamp)
@@ -84,7 +106,7 @@ bool load_stamp_read(const void *page, struct load_stamp *ret)
     const uint64_t *words = page;
 
     *ret = (struct load_stamp){words[STAMP_ID], words[STAMP_SPACE], words[STAMP_INDEX],
-                               words[STAMP_NUMBER]};
+                               words[STAMP_NUMBER], 0};
     return words[STAMP_MAGIC] == LOAD_STAMP_MAGIC && words[STAMP_CHECK] == ~stamp_key(ret);
 }
 
@@ -92,10 +114,12 @@ void load_stamp_describe(const void *page, const struct load_stamp *want, char *
                          size_t text_size)
 {
     struct load_stamp found;
+    bool stamped = load_stamp_read(page, &found);
 
+    found.part = want->part;
     if (load_page_is_zero(page))
         (void)snprintf(ret_text, text_size, "is zero");
-    else if (!load_stamp_read(page, &found))
+    else if (!stamped)
         (void)snprintf(ret_text, text_size, "carries no stamp");
     else if (!load_stamp_matches(page, &found))
         (void)snprintf(ret_text, text_size, "is torn (its stamp says number %llu)",
@@ -151,7 +175,7 @@ bool load_pace_wait(struct guest_load *load, struct load_pace *pace)
 
 /* Layout */
 
-/* The header is a function of sizes alone, but for the guest's id: a copy from elsewhere is
+/* The header is a function of sizes alone, but for the guest's id and what a lap changes: a copy from elsewhere is
  * believed only when it says what is computed here, so that no offset in it needs a check later. */
 static int layout(struct load_header *ret, size_t ram_size, const struct guest_load_config *config)
 {
@@ -160,7 +184,11 @@ static int layout(struct load_header *ret, size_t ram_size, const struct guest_l
 
     if (config->disk_count > GUEST_LOAD_DISKS_MAX || ram_size % LOAD_PAGE)
         return -EINVAL;
+    if (config->dirty_part > GUEST_LOAD_PART_MAX || config->dirty_part % sizeof(uint64_t))
+        return -EINVAL;
     memset(ret, 0, sizeof(*ret));
+    ret->dirty_part = config->dirty_part;
+    ret->dirty_set = config->dirty_set;
     ret->magic = LOAD_MAGIC;
     ret->version = LOAD_VERSION;
     ret->ram_size = ram_size;
@@ -183,6 +211,11 @@ static int layout(struct load_header *ret, size_t ram_size, const struct guest_l
         return -EINVAL;
     ret->first_page = at / LOAD_PAGE;
     ret->page_count = ram_size / LOAD_PAGE - ret->first_page;
+    ret->walk_count = ret->page_count;
+    if (config->dirty_set && config->dirty_set / LOAD_PAGE < ret->page_count)
+        ret->walk_count = config->dirty_set / LOAD_PAGE;
+    if (ret->walk_count < PAGES_MIN)
+        return -EINVAL;
     return 0;
 }
 
@@ -282,15 +315,19 @@ static int init_locks(struct guest_load *load)
 int guest_load_open(struct guest_load **ret, void *ram, size_t ram_size,
                     const struct guest_load_config *config)
 {
+    const struct load_header *found = ram;
+    struct guest_load_config as_found = *config;
     struct load_header want;
     struct guest_load *load;
     int r;
 
     assert((uintptr_t)ram % LOAD_PAGE == 0);
-    r = layout(&want, ram_size, config);
+    as_found.dirty_part = found->dirty_part;
+    as_found.dirty_set = found->dirty_set;
+    r = layout(&want, ram_size, &as_found);
     if (r < 0)
         return r;
-    want.id = ((const struct load_header *)ram)->id;
+    want.id = found->id;
     if (memcmp(&want, ram, sizeof(want)) != 0)
         return -EINVAL;
     load = calloc(1, sizeof(*load));
@@ -376,7 +413,7 @@ void guest_load_stats(struct guest_load *load, struct guest_load_stats *ret)
 {
     memset(ret, 0, sizeof(*ret));
     ret->pages_dirtied = load_get(&load->counts->walked);
-    ret->laps = ret->pages_dirtied / load->header->page_count;
+    ret->laps = ret->pages_dirtied / load->header->walk_count;
     ret->heartbeats = load_get(&load->counts->heartbeats);
     for (unsigned int i = 0; i < load->config.disk_count; i++) {
         ret->disk_writes += load_get(&load_writer_state(load, i)->writes);

@@ -31,15 +31,20 @@ struct guest_load_disk {
 };
 
 struct guest_load_config {
-    uint64_t dirty_rate; /* octets of RAM a second; 0: none */
+    uint64_t dirty_rate; /* octets of RAM a second, each page that is touched counted whole; 0: none */
     uint64_t write_rate; /* octets a second to all disks together; 0: none */
+    uint64_t dirty_part; /* of format: octets of a page that differ from one lap to the next, about; 0: all */
+    uint64_t dirty_set;  /* of format: octets of RAM that are walked at most, the rest stands still; 0: all */
     unsigned int disk_count;
     struct guest_load_disk disks[GUEST_LOAD_DISKS_MAX];
 };
 
 struct guest_load;
 
-/* Lays the state out in `ram` (page-aligned, zeroed, `ram_size` octets). -EINVAL: too small for its disks' tables.
+#define GUEST_LOAD_PART_MAX 2048
+
+/* Lays the state out in `ram` (page-aligned, zeroed, `ram_size` octets). -EINVAL: too small for its disks' tables, or `dirty_part`
+ * is no multiple of 8 up to GUEST_LOAD_PART_MAX, or `dirty_set` less than 64 KiB.
  * Then everything is as after a stop at lap 0, nothing written. */
 int guest_load_format(void *ram, size_t ram_size, const struct guest_load_config *config);
 

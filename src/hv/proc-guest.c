@@ -186,6 +186,8 @@ int proc_guest_create(struct proc_guest *g, const struct proc_guest_config *conf
     g->heartbeat_port = config->heartbeat_port;
     g->load_config.dirty_rate = config->dirty_rate;
     g->load_config.write_rate = config->write_rate;
+    g->load_config.dirty_part = config->dirty_part;
+    g->load_config.dirty_set = config->dirty_set;
     r = open_disks(g, config->disks, config->disk_count, err);
     if (r == 0)
         r = make_ram(g, config->memory, err);

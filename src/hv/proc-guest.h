@@ -29,6 +29,8 @@ struct proc_guest_config {
     uint64_t memory;         /* octets, a multiple of 4096 */
     uint64_t dirty_rate;     /* octets a second */
     uint64_t write_rate;     /* octets a second, all disks together */
+    uint64_t dirty_part;     /* octets of a page that change when it is dirtied, see guest-load.h; 0: all */
+    uint64_t dirty_set;      /* octets of RAM that are dirtied at all; 0: all */
     uint16_t heartbeat_port; /* UDP on 127.0.0.1; 0: any free one, see "heartbeat_port" of describe */
     unsigned int disk_count;
     const char *disks[GUEST_LOAD_DISKS_MAX]; /* files or block devices */

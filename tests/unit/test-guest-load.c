@@ -72,6 +72,8 @@ static const struct guest_disk_ops disk_ops = {disk_pread, disk_pwrite, disk_zer
 static struct disk disks[2];
 static struct guest_load_config config;
 static struct guest_load *load;
+static uint64_t part; /* of a page that a lap changes */
+static uint64_t set;  /* of RAM that is walked */
 static uint8_t *ram;
 static char text[300];
 
@@ -85,7 +87,7 @@ static uint8_t *map(size_t size)
 
 static void begin(uint64_t dirty_rate, uint64_t write_rate, unsigned int disk_count)
 {
-    config = (struct guest_load_config){dirty_rate, write_rate, disk_count, {{0}}};
+    config = (struct guest_load_config){dirty_rate, write_rate, part, set, disk_count, {{0}}};
     for (unsigned int i = 0; i < disk_count; i++) {
         disks[i] = (struct disk){.data = map(DISK_SIZE), .fail_after = -1};
         config.disks[i] = (struct guest_load_disk){&disk_ops, &disks[i], DISK_SIZE};
@@ -156,6 +158,82 @@ START_TEST(fresh_and_worked_ram_is_whole)
     ck_assert_uint_gt(stats.laps, 1);
     ck_assert_uint_gt(stats.disk_writes, 10);
     ck_assert_int_eq(guest_load_error(load), 0);
+    finish();
+}
+END_TEST
+
+/* Octets in which two pages differ. */
+static unsigned int differing(const uint8_t *a, const uint8_t *b)
+{
+    unsigned int n = 0;
+
+    for (unsigned int i = 0; i < PAGE; i++)
+        n += a[i] != b[i];
+    return n;
+}
+
+START_TEST(part_of_a_page_changes)
+{
+    uint8_t before[PAGE];
+    const uint8_t *page;
+
+    part = 256;
+    begin(MIB_RATE, 0, 0);
+    page = full_page();
+    memcpy(before, page, PAGE);
+    while (memcmp(page, before, PAGE) == 0 || !page[0])
+        work(200, 0);
+    whole();
+    ck_assert_uint_gt(differing(page, before), 100);
+    ck_assert_uint_le(differing(page, before), 2 * 256 + 16);
+    memcpy((uint8_t *)(uintptr_t)page, before, PAGE);
+    damaged("holds number");
+    ((uint8_t *)(uintptr_t)page)[PAGE - 1] ^= 1;
+    damaged("is torn");
+    finish();
+}
+END_TEST
+
+START_TEST(part_goes_with_the_ram)
+{
+    uint8_t *there = map(RAM_SIZE);
+
+    part = 256;
+    begin(MIB_RATE, 0, 0);
+    work(3000, 0);
+    memcpy(there, ram, RAM_SIZE);
+    guest_load_destroy(load);
+    config.dirty_part = 0; /* who opens a copy does not know of it */
+    ck_assert_int_eq(guest_load_open(&load, there, RAM_SIZE, &config), 0);
+    whole();
+    work(3000, 0);
+    whole();
+    guest_load_destroy(load);
+    for (uint64_t bad = 4; bad < 4000; bad += 2080) { /* 4: not whole words, 2084: too large */
+        config.dirty_part = bad;
+        ck_assert_int_eq(guest_load_format(ram, RAM_SIZE, &config), -EINVAL);
+    }
+    munmap(there, RAM_SIZE);
+    munmap(ram, RAM_SIZE);
+}
+END_TEST
+
+START_TEST(set_alone_is_walked)
+{
+    struct guest_load_stats stats;
+    uint8_t *last, before[PAGE];
+
+    set = 1 << 20;
+    begin(MIB_RATE, 0, 0);
+    last = full_page();
+    memcpy(before, last, PAGE);
+    work(2000, 0);
+    guest_load_stats(load, &stats);
+    ck_assert_uint_ge(stats.laps, 7);
+    ck_assert_mem_eq(last, before, PAGE);
+    whole();
+    last[PAGE - 1] ^= 1;
+    damaged("is torn");
     finish();
 }
 END_TEST
@@ -506,7 +584,8 @@ START_TEST(damaged_disks_are_not_adopted)
 }
 END_TEST
 
-UNIT_MAIN("guest-load", fresh_and_worked_ram_is_whole, rates_are_kept, stop_is_quick,
+UNIT_MAIN("guest-load", fresh_and_worked_ram_is_whole, part_of_a_page_changes, part_goes_with_the_ram, set_alone_is_walked,
+          rates_are_kept, stop_is_quick,
           stale_page_is_found, swapped_and_torn_pages_are_found, page_that_should_be_zero_is_found,
           copy_goes_on_elsewhere, lost_write_is_found, lost_zeroes_are_found,
           overwritten_block_is_found, old_sequence_number_is_found, swapped_blocks_are_found,
