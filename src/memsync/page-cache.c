@@ -10,8 +10,11 @@
 #include <assert.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #define WORDS (WIRE_PAGE_SIZE / sizeof(uint64_t))
+#define PIECE MIB(2)
+#define LOCKS 64u /* pages one after another have different ones, so workers hardly ever meet */
 
 /* What changed may compress badly, while all of the page compresses to about half: a delta pays for certain when less than this changed. */
 #define CHANGED_MAX (WORDS / 4)
@@ -26,9 +29,9 @@ struct slot {
 
 struct page_cache {
     uint64_t count;
-    pthread_mutex_t lock; /* a page is far quicker to go through than to compress, so one lock is no queue */
+    pthread_mutex_t locks[LOCKS]; /* slot n and its page: n modulo LOCKS */
     struct slot *slots;
-    uint64_t *words; /* the pages; untouched ones take no memory */
+    uint64_t *words; /* the pages; a piece that was never touched takes no memory */
 };
 
 static uint64_t *words_of(struct page_cache *c, const struct slot *s)
@@ -80,7 +83,7 @@ static void use(struct slot *s, uint64_t pfn, uint64_t epoch)
     s->epoch = epoch;
 }
 
-/* Under the lock. */
+/* Under the slot's lock. */
 static uint64_t put(struct page_cache *c, struct slot *s, uint64_t epoch, uint64_t pfn, uint8_t *page)
 {
     if (s->held && s->epoch >= epoch)
@@ -100,11 +103,12 @@ static uint64_t put(struct page_cache *c, struct slot *s, uint64_t epoch, uint64
 
 uint64_t page_cache_put(struct page_cache *c, uint64_t epoch, uint64_t pfn, uint8_t *page)
 {
+    uint64_t n = pfn % c->count;
     uint64_t flags;
 
-    pthread_mutex_lock(&c->lock);
-    flags = put(c, &c->slots[pfn % c->count], epoch, pfn, page);
-    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_lock(&c->locks[n % LOCKS]);
+    flags = put(c, &c->slots[n], epoch, pfn, page);
+    pthread_mutex_unlock(&c->locks[n % LOCKS]);
     return flags;
 }
 
@@ -122,11 +126,12 @@ static int check_use(const struct slot *s, uint64_t epoch, uint64_t entry, struc
 
 int page_cache_take(struct page_cache *c, uint64_t epoch, uint64_t entry, uint8_t *page, struct err *err)
 {
-    struct slot *s = &c->slots[(entry & WIRE_PFN_MASK) % c->count];
+    uint64_t n = (entry & WIRE_PFN_MASK) % c->count;
+    struct slot *s = &c->slots[n];
     int r;
 
     assert(entry & WIRE_PFN_KEPT);
-    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(&c->locks[n % LOCKS]);
     r = check_use(s, epoch, entry, err);
     if (r == 0) {
         if (entry & WIRE_PFN_DELTA)
@@ -135,8 +140,21 @@ int page_cache_take(struct page_cache *c, uint64_t epoch, uint64_t entry, uint8_
             memcpy(words_of(c, s), page, WIRE_PAGE_SIZE);
         use(s, entry & WIRE_PFN_MASK, epoch);
     }
-    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_unlock(&c->locks[n % LOCKS]);
     return r;
+}
+
+/* In large pieces, where the kernel has them: in small ones the first touch of each page would take longer than copying it, just when a
+ * short round matters. What stands there at first is never looked at. */
+static void *pages_alloc(uint64_t count)
+{
+    size_t size = count * WIRE_PAGE_SIZE;
+    size_t align = size < PIECE ? WIRE_PAGE_SIZE : PIECE;
+    void *pages = aligned_alloc(align, DIV_ROUND_UP(size, align) * align);
+
+    if (pages && align == PIECE)
+        (void)madvise(pages, size, MADV_HUGEPAGE);
+    return pages;
 }
 
 int page_cache_create(struct page_cache **ret, uint64_t slots, struct err *err)
@@ -146,10 +164,11 @@ int page_cache_create(struct page_cache **ret, uint64_t slots, struct err *err)
     assert(slots > 0);
     if (!c)
         return err_set(err, -ENOMEM, "out of memory");
-    pthread_mutex_init(&c->lock, NULL);
+    for (unsigned int i = 0; i < LOCKS; i++)
+        pthread_mutex_init(&c->locks[i], NULL);
     c->count = slots;
     c->slots = calloc(slots, sizeof(*c->slots));
-    c->words = calloc(slots, WIRE_PAGE_SIZE);
+    c->words = pages_alloc(slots);
     if (!c->slots || !c->words) {
         page_cache_destroy(c);
         return err_set(err, -ENOMEM, "no memory to keep %llu pages", (unsigned long long)slots);
@@ -164,6 +183,7 @@ void page_cache_destroy(struct page_cache *c)
         return;
     free(c->slots);
     free(c->words);
-    pthread_mutex_destroy(&c->lock);
+    for (unsigned int i = 0; i < LOCKS; i++)
+        pthread_mutex_destroy(&c->locks[i]);
     free(c);
 }

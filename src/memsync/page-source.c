@@ -3,6 +3,7 @@
 
 #include "base/bytes.h"
 #include "base/checksum.h"
+#include "base/clock.h"
 #include "base/zero.h"
 #include "memsync/page-cache.h"
 #include "transport/wire.h"
@@ -322,6 +323,7 @@ static uint32_t copy_pages(struct batch *b, uint8_t *to, uint32_t *ret_zeroes)
 static uint32_t keep_pages(struct page_source *p, struct stream_work *work, struct batch *b)
 {
     bool compressed = compress_choice_level(work->choice) != 0;
+    uint64_t begin = p->cache && compressed ? clock_thread() : 0;
     uint8_t *page = work->scratch;
     uint32_t deltas = 0;
 
@@ -338,6 +340,7 @@ static uint32_t keep_pages(struct page_source *p, struct stream_work *work, stru
         deltas += (b->entries[i] & WIRE_PFN_DELTA) != 0;
         page += WIRE_PAGE_SIZE;
     }
+    work->prepare_ns = begin ? clock_thread() - begin : 0; /* so that compression is not chosen for gains that this costs */
     return deltas;
 }
 

@@ -13,7 +13,7 @@ static uint32_t encode(struct stream_work *work, uint32_t head, uint32_t raw, in
 
     if (compress_encode(work->buffer + head, raw - raw / 8, work->scratch, raw, level, &encoded) < 0)
         encoded = raw;
-    compress_choice_tried(work->choice, level, raw, encoded, clock_thread() - begin);
+    compress_choice_tried(work->choice, level, raw, encoded, work->prepare_ns + clock_thread() - begin);
     return (uint32_t)encoded;
 }
 

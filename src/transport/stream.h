@@ -23,6 +23,7 @@ struct stream_work {
     uint64_t cookie[4];      /* out: the source's own, given back to done */
     uint8_t *scratch; /* in: WIRE_DATA_MAX octets, page-aligned: for reading before encoding */
     struct compress_choice *choice; /* in: the worker's, for stream_work_payload */
+    uint64_t prepare_ns; /* out, for stream_work_payload: processor time that the source spent so that the payload compresses well */
     bool asks; /* out: the receiver may answer with NEED before it acknowledges */
 };
 
