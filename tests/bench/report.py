@@ -55,7 +55,7 @@ def memory_table(result):
     lines = [f"**{result['title']}** ({result['rounds']} rounds, medians)", "",
              "| who | wall s (min to max) | xmotion's wall / this | pause ms (min to max) | CPU s, guests' too | wire MiB | rounds |",
              "| --- | --- | --- | --- | --- | --- | --- |"]
-    ours = [r["wall"] for r in result["runs"] if r["peer"].startswith("xmotion")]
+    ours = [r["wall"] for r in result["runs"] if r["peer"] == "xmotion"]
     for name in peers(result):
         wall, pause = of_peer(result, name, "wall"), of_peer(result, name, "pause_ms")
         ratio = f"{median(ours) / median(wall):.2f}" if ours else "-"

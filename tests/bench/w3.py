@@ -17,9 +17,11 @@ class Move:
     name = "?"
     programs = ()
     pages_sent = None  # octets, where it is said
+    deltas = 0         # pages
 
-    def __init__(self, link, work, memory, rate, downtime):
-        self.link, self.work, self.memory, self.rate, self.downtime = link, work, memory, rate, downtime
+    def __init__(self, link, work, memory, workload):
+        self.link, self.work, self.memory, self.workload = link, work, memory, workload
+        self.rate, self.downtime = workload.rate, workload.downtime
         self.server, self.client, self.guest = (Group(name, work) for name in ("server", "client", "guest"))
         self.port = disks.free_port()
 
@@ -33,6 +35,7 @@ class Move:
 
 class Xmotion(Move):
     name = "xmotion"
+    options = ()
 
     def prepare(self):
         self.hosts = disks.Xmotion.__new__(disks.Xmotion)
@@ -40,17 +43,24 @@ class Xmotion(Move):
         self.hosts.server, self.hosts.client = self.server, self.client
         self.hosts.target = f"{self.work}/none"
         self.hosts.prepare()
-        self.hosts.start_guest(self.guest, "--memory", f"{self.memory // MIB}M", "--dirty-rate", f"{self.rate}M")
+        self.hosts.start_guest(self.guest, "--memory", f"{self.memory // MIB}M", "--dirty-rate", f"{self.rate}M",
+                               *self.workload.guest)
         time.sleep(0.5)
 
     def move(self):
-        result = self.hosts.send("proc:g", "--downtime", f"{self.downtime}ms")
+        result = self.hosts.send("proc:g", "--downtime", f"{self.downtime}ms", *self.workload.send, *self.options)
         self.rounds = result["memory"]["rounds"]
         self.pages_sent = result["memory"]["sent_pages"] * 4096
+        self.deltas = result["memory"]["delta_pages"]
         return result["total_ms"] / 1000, result["downtime_ms"]
 
     def check(self):
         self.hosts.run("b", "guest", "verify", "g")
+
+
+class XmotionWhole(Xmotion):
+    name = "xmotion, no deltas"
+    options = ("--delta-cache", "0")
 
 
 class Qemu(Move):
@@ -135,14 +145,25 @@ class Workload:
     def __init__(self, name, rate, downtime):
         self.name, self.rate, self.downtime = name, rate, downtime
         self.title = f"W3: memory of 1 GiB, {rate} MB/s dirtied, downtime {downtime} ms"
+        self.kind, self.guest, self.send, self.peers = "loopback", (), (), PEERS
 
 
-WORKLOADS = (Workload("w3", 50, 300), Workload("w3-50ms", 50, 50), Workload("w3-200", 200, 300))
+class Parts(Workload):
+    """The same pages are dirtied over and over, in part: what differences to the page last sent are for."""
+
+    def __init__(self, name, rate, downtime, hot):
+        super().__init__(name, rate, downtime)
+        self.title = f"W3: memory of 1 GiB, of which {hot} MiB are dirtied in part, {rate} MB/s, downtime {downtime} ms, link of 1 Gbit/s"
+        self.kind, self.peers = "1 Gbit/s", (Xmotion, XmotionWhole)
+        self.guest, self.send = ("--dirty-set", f"{hot}M", "--dirty-part", "256"), ("--timeout", f"{PATIENCE / 3}s", "--on-timeout", "stop")
+
+
+WORKLOADS = (Workload("w3", 50, 300), Workload("w3-50ms", 50, 50), Workload("w3-200", 200, 300), Parts("w3-parts", 400, 100, 64))
 MEMORY = 1024 * MIB
 
 
 def run_once(peer, link, work, workload):
-    move = peer(link, work, MEMORY, workload.rate, workload.downtime)
+    move = peer(link, work, MEMORY, workload)
     try:
         warm_memory(2 * MEMORY + 512 * MIB)
         move.prepare()
@@ -153,18 +174,19 @@ def run_once(peer, link, work, workload):
         move.check()
     finally:
         move.end()
-    return {"peer": peer.name, "wall": wall, "pause_ms": pause, "cpu": cpu, "wire": octets, "rounds": move.rounds, "pages_sent": move.pages_sent}
+    return {"peer": peer.name, "wall": wall, "pause_ms": pause, "cpu": cpu, "wire": octets, "rounds": move.rounds,
+            "pages_sent": move.pages_sent, "deltas": move.deltas}
 
 
 def no_guest(peer):
     built = os.path.exists(os.environ.get("XMOTION_QEMU_GUEST", ""))
-    return None if built or peer is Xmotion else "its guest was not built"
+    return None if built or issubclass(peer, Xmotion) else "its guest was not built"
 
 
 def run_workload(workload, work, _size, rounds, say, only=None):
-    peers, left_out = choose(PEERS, only, no_guest)
+    peers, left_out = choose(workload.peers, only, no_guest)
     runs = []
-    with Link("loopback", work) as link:
+    with Link(workload.kind, work) as link:
         for number, peer in in_turn(peers, rounds):
             runs.append(run_once(peer, link, work, workload))
             say(f"{workload.name} {number}/{rounds} {describe(runs[-1])}")
@@ -173,4 +195,4 @@ def run_workload(workload, work, _size, rounds, say, only=None):
 
 def describe(result):
     return (f"{result['peer']}: {result['wall']:.2f} s, pause {result['pause_ms']:.0f} ms, {result['cpu']:.2f} CPU s, "
-            f"{result['wire'] / MIB:.0f} MiB on the wire, {result['rounds']} rounds")
+            f"{result['wire'] / MIB:.0f} MiB on the wire, {result['rounds']} rounds, {result['deltas']} deltas")
