@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "mirror/blockdev.h"
 
+#include "base/clock.h"
 #include "config.h"
 
 #include <string.h>
@@ -22,14 +23,30 @@ bool blockdev_is_uri(const char *name)
            strncmp(name, "nbd+unix://", 11) == 0 || strncmp(name, "nbds+unix://", 12) == 0;
 }
 
-int blockdev_pread_many(struct blockdev *b, const struct blockdev_read *reads, uint32_t count, struct err *err)
+int blockdev_pread_many(struct blockdev *b, const struct blockdev_read *reads, uint32_t count, const struct blockdev_reader *reader,
+                        struct err *err)
 {
     int r = 0;
 
     if (b->ops->pread_many)
-        return b->ops->pread_many(b, reads, count, err);
-    for (uint32_t i = 0; r == 0 && i < count; i++)
+        return b->ops->pread_many(b, reads, count, reader, err);
+    for (uint32_t i = 0; r == 0 && i < count; i++) {
+        uint64_t begin = clock_now();
+
         r = b->ops->pread(b, reads[i].buf, reads[i].len, reads[i].offset, err);
+        blockdev_reads_ended(reader, 1, reads[i].len, clock_now() - begin);
+    }
+    return r;
+}
+
+int blockdev_pwrite_many(struct blockdev *b, const struct blockdev_write *writes, uint32_t count, struct err *err)
+{
+    int r = 0;
+
+    if (b->ops->pwrite_many)
+        return b->ops->pwrite_many(b, writes, count, err);
+    for (uint32_t i = 0; r == 0 && i < count; i++)
+        r = b->ops->pwrite(b, writes[i].buf, writes[i].len, writes[i].offset, err);
     return r;
 }
 

@@ -27,13 +27,38 @@ struct blockdev_read {
     uint64_t offset;
 };
 
+struct blockdev_write {
+    const void *buf;
+    size_t len;
+    uint64_t offset;
+};
+
+/* Who reads; NULL: somebody who does not mind. */
+struct blockdev_reader {
+    /* What reads cost, told by the calling thread as they end: of some of them, how many, their octets, and the sum of the times that
+     * each of them took, which is more than what passed when they were under way together. */
+    void (*ended)(void *data, uint32_t reads, uint64_t octets, uint64_t ns);
+    void *data;
+    bool alone; /* nobody else waits for this disk now */
+};
+
+static inline void blockdev_reads_ended(const struct blockdev_reader *reader, uint32_t reads, uint64_t octets, uint64_t ns)
+{
+    if (reader)
+        reader->ended(reader->data, reads, octets, ns);
+}
+
 struct blockdev_ops {
     const char *name;
     /* Reads exactly len octets: past the end is a bug of the caller. */
     int (*pread)(struct blockdev *b, void *buf, size_t len, uint64_t offset, struct err *err);
-    /* All of them, in any order and at once where that is faster. NULL: one after another. */
-    int (*pread_many)(struct blockdev *b, const struct blockdev_read *reads, uint32_t count, struct err *err);
+    /* All of them, in any order and at once where that is faster; none is under way any more when it returns, with an error too.
+     * NULL: one after another. */
+    int (*pread_many)(struct blockdev *b, const struct blockdev_read *reads, uint32_t count, const struct blockdev_reader *reader,
+                      struct err *err);
     int (*pwrite)(struct blockdev *b, const void *buf, size_t len, uint64_t offset, struct err *err);
+    /* The same for writes that do not overlap. With an error some of the others may be written. NULL: one after another. */
+    int (*pwrite_many)(struct blockdev *b, const struct blockdev_write *writes, uint32_t count, struct err *err);
     /* Makes the range read as zeroes, unallocated where that is possible. */
     int (*zero)(struct blockdev *b, uint64_t len, uint64_t offset, struct err *err);
     /* Everything written so far survives a power cut when it returns 0. */
@@ -65,7 +90,9 @@ bool blockdev_is_uri(const char *name);
 /* URI or path. */
 int blockdev_open(struct blockdev **ret, const char *name, unsigned int flags, struct err *err);
 
-int blockdev_pread_many(struct blockdev *b, const struct blockdev_read *reads, uint32_t count, struct err *err);
+int blockdev_pread_many(struct blockdev *b, const struct blockdev_read *reads, uint32_t count, const struct blockdev_reader *reader,
+                        struct err *err);
+int blockdev_pwrite_many(struct blockdev *b, const struct blockdev_write *writes, uint32_t count, struct err *err);
 
 static inline void blockdev_close(struct blockdev *b)
 {

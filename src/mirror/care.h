@@ -17,9 +17,9 @@ struct care;
 
 /* What the mirror has read of one disk since it began. All grow together when a read has ended. */
 struct care_own_reads {
-    uint64_t reads;  /* calls of blockdev pread */
+    uint64_t reads;  /* single ones, also of those that were asked for at once */
     uint64_t octets; /* of them */
-    uint64_t ns;     /* sum of the times that each of them took */
+    uint64_t ns;     /* sum of the times that each of them took, as the device's own figures are: twice over what two took together */
 };
 
 enum care_state {

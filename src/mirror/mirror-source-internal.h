@@ -30,6 +30,7 @@ struct mirror_source {
     uint64_t in_flight;       /* records claimed and not acknowledged */
     bool active;              /* a pass is under way */
     enum mirror_pass kind;
+    bool alone;               /* the guest stands still: it does not wait for its disk */
     struct bitmap refused;    /* blocks that the target holds otherwise */
     uint64_t refused_octets;
     struct hot_blocks hot;    /* what is put off, touched between passes only */

@@ -80,6 +80,7 @@ int mirror_source_begin_bulk(struct mirror_source *m, struct err *err)
     assert(!m->active && m->in_flight == 0);
     m->forgotten = false;
     hot_blocks_give_back(&m->hot, &m->todo);
+    m->alone = false;
     bitmap_set_all(&m->todo);
     begin(m, m->config.reuse ? MIRROR_OFFER : MIRROR_BULK, m->dev->size);
     return 0;
@@ -156,6 +157,7 @@ int mirror_source_begin_pass(struct mirror_source *m, bool last, uint64_t *ret_b
     log_debug(AREA, "disk %u: pass over %llu blocks", m->config.index, (unsigned long long)*ret_blocks);
     pthread_mutex_lock(&m->lock);
     assert(!m->active && m->in_flight == 0);
+    m->alone = last;
     begin(m, MIRROR_DIRTY, *ret_blocks * TRACKER_GRANULARITY);
     return 0;
 }

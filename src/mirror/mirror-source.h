@@ -34,7 +34,7 @@ struct mirror_source_stats {
     uint64_t pass_total;  /* octets this pass set out to look at */
     uint64_t pass_done;   /* of them, looked at and acknowledged */
     unsigned int passes;  /* begun, the bulk pass included */
-    uint64_t reads;       /* of the disk: calls, octets, and the time that they took together */
+    uint64_t reads;       /* of the disk, that ended; their octets; the sum of the times that each of them took */
     uint64_t read_octets;
     uint64_t read_ns;
 };

@@ -231,13 +231,6 @@ static int take_offers(struct taking *t, const struct run *run, struct err *err)
 
 /* ---- what is sent ---- */
 
-static int write_run(struct mirror_target *m, const struct run *run, struct err *err)
-{
-    if (run->kind == WIRE_BLOCK_ZERO)
-        return m->dev->ops->zero(m->dev, run->length, run->offset, err);
-    return m->dev->ops->pwrite(m->dev, run->payload, run->length, run->offset, err);
-}
-
 /* A medium that cannot be read differs too. */
 static bool reads_back(struct taking *t, const struct run *run, struct err *err)
 {
@@ -297,34 +290,70 @@ static int verify_run(struct taking *t, const struct run *run, struct err *err)
     return r;
 }
 
+/* Of any kind but DATA. */
 static int take_run(struct taking *t, const struct run *run, struct err *err)
 {
     int r;
 
     if (run->kind == WIRE_BLOCK_KEEP)
         return take_offers(t, run, err);
-    r = write_run(t->m, run, err);
+    r = t->m->dev->ops->zero(t->m->dev, run->length, run->offset, err);
     return r == 0 && t->m->back ? verify_run(t, run, err) : r;
+}
+
+/* DATA that waits to be written at once. */
+struct waiting {
+    struct run runs[WIRE_DISK_BLOCKS_MAX];
+    uint32_t count;
+    uint64_t end; /* of what was seen since the last time, of any kind */
+};
+
+static int write_waiting(struct taking *t, struct waiting *w, struct err *err)
+{
+    struct blockdev_write writes[WIRE_DISK_BLOCKS_MAX];
+    int r;
+
+    for (uint32_t i = 0; i < w->count; i++)
+        writes[i] = (struct blockdev_write){.buf = w->runs[i].payload, .len = w->runs[i].length, .offset = w->runs[i].offset};
+    r = blockdev_pwrite_many(t->m->dev, writes, w->count, err);
+    for (uint32_t i = 0; r == 0 && t->m->back && i < w->count; i++)
+        r = verify_run(t, &w->runs[i], err);
+    w->count = 0;
+    w->end = 0;
+    return r;
+}
+
+/* What goes back to where something may wait comes after it: blocks that lie upon one another are written in their order. */
+static int take_in_turn(struct taking *t, struct waiting *w, const struct run *run, struct err *err)
+{
+    int r = run->offset < w->end ? write_waiting(t, w, err) : 0;
+
+    if (r < 0)
+        return r;
+    w->end = run->offset + run->length;
+    if (run->kind != WIRE_BLOCK_DATA)
+        return take_run(t, run, err);
+    w->runs[w->count++] = *run;
+    return 0;
 }
 
 static int take_blocks(struct taking *t, const uint8_t *payload, struct err *err)
 {
+    struct waiting w = {.count = 0};
     uint32_t i = 0;
+    int r = 0;
 
-    while (i < t->count) {
+    while (r == 0 && i < t->count) {
         struct run run = run_at(t, i, READ_STEP, payload);
-        int r;
 
         if (run.kind != WIRE_BLOCK_DATA)
             run.payload = NULL;
-        r = take_run(t, &run, err);
-        if (r < 0)
-            return r;
-        if (run.payload)
+        else
             payload += run.length;
+        r = take_in_turn(t, &w, &run, err);
         i += run.count;
     }
-    return 0;
+    return r < 0 ? r : write_waiting(t, &w, err);
 }
 
 static void fold(struct taking *t)

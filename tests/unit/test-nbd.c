@@ -342,12 +342,12 @@ START_TEST(many_reads_at_once)
         ok(dev->ops->pwrite(dev, octets[i], BLOCK, 2 * i * BLOCK, &err));
         reads[i] = (struct blockdev_read){.buf = octets[COUNT - 1 - i], .len = BLOCK, .offset = 2 * i * BLOCK};
     }
-    ok(blockdev_pread_many(dev, reads, COUNT, &err));
+    ok(blockdev_pread_many(dev, reads, COUNT, NULL, &err));
     for (unsigned int i = 0; i < COUNT; i++)
         ck_assert_uint_eq(octets[COUNT - 1 - i][BLOCK - 1], i % 255 + 1);
-    ok(blockdev_pread_many(dev, reads, 0, &err));
+    ok(blockdev_pread_many(dev, reads, 0, NULL, &err));
     stop_server(SIGKILL);
-    ck_assert_int_eq(blockdev_pread_many(dev, reads, COUNT, &err), -EIO);
+    ck_assert_int_eq(blockdev_pread_many(dev, reads, COUNT, NULL, &err), -EIO);
     blockdev_close(dev);
     tracker_destroy(tracker);
     remove_files();
