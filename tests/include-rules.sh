@@ -31,6 +31,7 @@ BEHIND=(
     'libnbd\.h (mirror/(blockdev|tracker)-nbd\.c|hv/proc-guest-disk\.c)'
     'xxh(ash|_x86dispatch)\.h (base/checksum|mirror/chain)\.c'
     'seccomp\.h cli/confine\.c'
+    'libaio\.h mirror/direct-io\.c'
     'nbdkit-(plugin|filter)\.h mirror/nbdkit-plugin\.c'
 )
 
@@ -129,6 +130,7 @@ bad src/hv/hv-xen.c 'includes xen/xen.h' "$spdx" '#include <xen/xen.h>'
 bad src/mirror/tracker.c 'includes bpf/libbpf.h' "$spdx" '#include <bpf/libbpf.h>'
 bad src/hv/hv-proc.c 'includes libnbd.h' "$spdx" '#include <libnbd.h>'
 bad src/mirror/tracker-nbd.c 'includes nbdkit-plugin.h' "$spdx" '#include <nbdkit-plugin.h>'
+bad src/mirror/blockdev-file.c 'includes libaio.h' "$spdx" '#include <libaio.h>'
 bad src/cli/cmd-recv.c 'includes seccomp.h' "$spdx" '#include <seccomp.h>'
 bad src/base/a.c 'no SPDX line' 'int a;'
 bad tests/a.sh 'no SPDX line' '#!/bin/sh'

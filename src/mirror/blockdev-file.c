@@ -5,8 +5,10 @@
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/fault.h"
 #include "base/fdio.h"
+#include "mirror/direct-io.h"
 #include "mirror/in-use.h"
 
 #include <assert.h>
@@ -20,6 +22,8 @@
 #include <unistd.h>
 
 #define ZERO_STEP MIB(1)
+/* Reads or writes that are asked for together. */
+#define GROUP 256u
 
 struct blockdev_file {
     struct blockdev base;
@@ -28,6 +32,7 @@ struct blockdev_file {
     bool direct;
     char *path;
     pthread_mutex_t lock;
+    struct direct_io_pace pace;
     uint64_t data_from, data_end; /* known to be no hole: to find the end of one, some file systems look at every page of it */
 };
 
@@ -36,19 +41,92 @@ static struct blockdev_file *self(struct blockdev *b)
     return (struct blockdev_file *)b;
 }
 
-static int file_pread(struct blockdev *b, void *buf, size_t len, uint64_t offset, struct err *err)
+static int pass_read(struct blockdev_file *f, size_t len, uint64_t offset, struct err *err)
 {
-    struct blockdev_file *f = self(b);
     int r;
 
-    assert(offset <= b->size && len <= b->size - offset);
+    assert(offset <= f->base.size && len <= f->base.size - offset);
     r = fault_point("disk.read", err);
-    if (r < 0)
-        return err_prefix(err, r, "%s", f->path);
-    r = fd_pread_full(f->fd, buf, len, offset);
-    return r < 0 ? err_errno(err, r, "%s: reading %zu octets at %llu", f->path, len,
-                             (unsigned long long)offset)
+    return r < 0 ? err_prefix(err, r, "%s", f->path) : 0;
+}
+
+static int read_one(struct blockdev_file *f, const struct blockdev_read *read, struct err *err)
+{
+    int r = fd_pread_full(f->fd, read->buf, read->len, read->offset);
+
+    return r < 0 ? err_errno(err, r, "%s: reading %zu octets at %llu", f->path, read->len,
+                             (unsigned long long)read->offset)
                  : 0;
+}
+
+static int file_pread(struct blockdev *b, void *buf, size_t len, uint64_t offset, struct err *err)
+{
+    struct blockdev_read read = {.buf = buf, .len = len, .offset = offset};
+    int r = pass_read(self(b), len, offset, err);
+
+    return r < 0 ? r : read_one(self(b), &read, err);
+}
+
+static struct direct_io_pace pace_now(struct blockdev_file *f)
+{
+    struct direct_io_pace pace;
+
+    pthread_mutex_lock(&f->lock);
+    pace = f->pace;
+    pthread_mutex_unlock(&f->lock);
+    return pace;
+}
+
+/* Of several threads the last one's stands: they all use the same disk. */
+static void keep_pace(struct blockdev_file *f, const struct direct_io_pace *pace)
+{
+    pthread_mutex_lock(&f->lock);
+    f->pace = *pace;
+    pthread_mutex_unlock(&f->lock);
+}
+
+static void read_at_once(struct blockdev_file *f, const struct blockdev_read *reads, uint32_t count, bool *done,
+                         const struct blockdev_reader *reader)
+{
+    struct direct_io_pace pace = pace_now(f);
+
+    if (reader && reader->alone) {
+        direct_io_read(f->fd, reads, count, done, NULL, reader);
+        return;
+    }
+    direct_io_read(f->fd, reads, count, done, &pace, reader);
+    keep_pace(f, &pace);
+}
+
+static int read_group(struct blockdev_file *f, const struct blockdev_read *reads, uint32_t count,
+                      const struct blockdev_reader *reader, struct err *err)
+{
+    bool done[GROUP] = {false};
+    int r = 0;
+
+    for (uint32_t i = 0; r == 0 && i < count; i++)
+        r = pass_read(f, reads[i].len, reads[i].offset, err);
+    if (r == 0 && f->direct && count > 1)
+        read_at_once(f, reads, count, done, reader);
+    for (uint32_t i = 0; r == 0 && i < count; i++) {
+        uint64_t begin = clock_now();
+
+        if (done[i])
+            continue;
+        r = read_one(f, &reads[i], err);
+        blockdev_reads_ended(reader, 1, reads[i].len, clock_now() - begin);
+    }
+    return r;
+}
+
+static int file_pread_many(struct blockdev *b, const struct blockdev_read *reads, uint32_t count,
+                           const struct blockdev_reader *reader, struct err *err)
+{
+    int r = 0;
+
+    for (uint32_t i = 0; r == 0 && i < count; i += GROUP)
+        r = read_group(self(b), reads + i, MIN(count - i, GROUP), reader, err);
+    return r;
 }
 
 /* O_DIRECT wants aligned memory; what arrives from the wire is not. */
@@ -69,24 +147,105 @@ static int write_aligned(struct blockdev_file *f, const void *buf, size_t len, u
     return fd_pwrite_full(f->fd, buf, len, offset);
 }
 
-static int file_pwrite(struct blockdev *b, const void *buf, size_t len, uint64_t offset, struct err *err)
+static int write_failed(const struct blockdev_file *f, const struct blockdev_write *write, int r, struct err *err)
 {
-    struct blockdev_file *f = self(b);
+    return err_errno(err, r, "%s: writing %zu octets at %llu", f->path, write->len, (unsigned long long)write->offset);
+}
+
+static int write_one(struct blockdev_file *f, const struct blockdev_write *write, struct err *err)
+{
+    int r = write_aligned(f, write->buf, write->len, write->offset);
+
+    return r < 0 ? write_failed(f, write, r, err) : 0;
+}
+
+static int write_half(struct blockdev_file *f, const struct blockdev_write *write, struct err *err)
+{
+    size_t half = write->len / 2 - write->len / 2 % f->base.sector_size;
+    int r = write_aligned(f, write->buf, half, write->offset);
+
+    return write_failed(f, write, r < 0 ? r : -EIO, err);
+}
+
+static int pass_write(struct blockdev_file *f, const struct blockdev_write *write, struct err *err)
+{
     int r;
 
-    assert(offset <= b->size && len <= b->size - offset);
+    assert(write->offset <= f->base.size && write->len <= f->base.size - write->offset);
     r = fault_point("disk.write", err);
     if (r < 0)
         return err_prefix(err, r, "%s", f->path);
-    if (r == FAULT_SHORT) {
-        r = write_aligned(f, buf, len / 2 - len / 2 % b->sector_size, offset);
-        r = r < 0 ? r : -EIO;
-    } else {
-        r = write_aligned(f, buf, len, offset);
+    return r == FAULT_SHORT ? write_half(f, write, err) : 0;
+}
+
+static int file_pwrite(struct blockdev *b, const void *buf, size_t len, uint64_t offset, struct err *err)
+{
+    struct blockdev_write write = {.buf = buf, .len = len, .offset = offset};
+    int r = pass_write(self(b), &write, err);
+
+    return r < 0 ? r : write_one(self(b), &write, err);
+}
+
+/* The same writes from aligned memory, which is the caller's to free; NULL: there is none. */
+static void *align_writes(const struct blockdev_write *writes, uint32_t count, struct blockdev_write *ret)
+{
+    size_t size = 0;
+    void *memory;
+    uint8_t *to;
+
+    for (uint32_t i = 0; i < count; i++)
+        size += writes[i].len;
+    if (posix_memalign(&memory, BLOCKDEV_ALIGN, size))
+        return NULL;
+    to = memory;
+    for (uint32_t i = 0; i < count; to += writes[i++].len) {
+        ret[i] = writes[i];
+        ret[i].buf = memcpy(to, writes[i].buf, writes[i].len);
     }
-    return r < 0 ? err_errno(err, r, "%s: writing %zu octets at %llu", f->path, len,
-                             (unsigned long long)offset)
-                 : 0;
+    return memory;
+}
+
+static void write_at_once(struct blockdev_file *f, const struct blockdev_write *writes, uint32_t count, bool *done)
+{
+    struct direct_io_pace pace = pace_now(f);
+    struct blockdev_write aligned[GROUP];
+    CLEANUP_FREE void *memory = NULL;
+    bool is_aligned = true;
+
+    for (uint32_t i = 0; i < count; i++)
+        is_aligned = is_aligned && (uintptr_t)writes[i].buf % f->base.sector_size == 0;
+    if (!is_aligned) {
+        memory = align_writes(writes, count, aligned);
+        if (!memory)
+            return;
+    }
+    direct_io_write(f->fd, memory ? aligned : writes, count, done, &pace);
+    keep_pace(f, &pace);
+}
+
+static int write_group(struct blockdev_file *f, const struct blockdev_write *writes, uint32_t count, struct err *err)
+{
+    bool done[GROUP] = {false};
+    int r = 0;
+
+    for (uint32_t i = 0; r == 0 && i < count; i++)
+        r = pass_write(f, &writes[i], err);
+    if (r == 0 && f->direct && count > 1)
+        write_at_once(f, writes, count, done);
+    for (uint32_t i = 0; r == 0 && i < count; i++) {
+        if (!done[i])
+            r = write_one(f, &writes[i], err);
+    }
+    return r;
+}
+
+static int file_pwrite_many(struct blockdev *b, const struct blockdev_write *writes, uint32_t count, struct err *err)
+{
+    int r = 0;
+
+    for (uint32_t i = 0; r == 0 && i < count; i += GROUP)
+        r = write_group(self(b), writes + i, MIN(count - i, GROUP), err);
+    return r;
 }
 
 static int write_zeroes(struct blockdev_file *f, uint64_t len, uint64_t offset)
@@ -207,7 +366,9 @@ static void file_close(struct blockdev *b)
 static const struct blockdev_ops file_ops = {
     .name = "file",
     .pread = file_pread,
+    .pread_many = file_pread_many,
     .pwrite = file_pwrite,
+    .pwrite_many = file_pwrite_many,
     .zero = file_zero,
     .flush = file_flush,
     .extent = file_extent,

@@ -168,6 +168,7 @@ int mirror_source_attach(struct mirror_source *m, struct stream *stream, struct 
 
     assert(m->in_flight == 0);
     m->config.stream = stream;
+    m->alone = false; /* the guest went on meanwhile */
     if (m->forgotten)
         r = mirror_source_begin_bulk(m, err);
     return r < 0 ? r : stream_attach(stream, &mirror_source_ops, m, err);

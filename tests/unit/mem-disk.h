@@ -84,6 +84,19 @@ static inline int mem_disk_pwrite(struct blockdev *b, const void *buf, size_t le
     return r;
 }
 
+/* Any order is right, so the unlikely one. */
+static inline int mem_disk_pwrite_many(struct blockdev *b, const struct blockdev_write *writes, uint32_t count, struct err *err)
+{
+    int r = 0;
+
+    for (uint32_t i = count; r == 0 && i-- > 0;) {
+        for (uint32_t k = 0; k < i; k++)
+            ck_assert(writes[k].offset + writes[k].len <= writes[i].offset || writes[i].offset + writes[i].len <= writes[k].offset);
+        r = mem_disk_pwrite(b, writes[i].buf, writes[i].len, writes[i].offset, err);
+    }
+    return r;
+}
+
 static inline int mem_disk_zero(struct blockdev *b, uint64_t len, uint64_t offset, struct err *err)
 {
     struct mem_disk *d = mem_disk_of(b);
@@ -133,6 +146,7 @@ static inline const struct blockdev_ops *mem_disk_ops(void)
         .name = "mem",
         .pread = mem_disk_pread,
         .pwrite = mem_disk_pwrite,
+        .pwrite_many = mem_disk_pwrite_many,
         .zero = mem_disk_zero,
         .flush = mem_disk_flush,
         .extent = mem_disk_extent,

@@ -72,6 +72,28 @@ START_TEST(short_write_leaves_a_half)
 }
 END_TEST
 
+/* Each of many passes the point by itself. */
+START_TEST(many_at_once_fail)
+{
+    struct blockdev_read reads[4];
+    struct blockdev_write writes[4];
+
+    begin("disk.read@3=fail:EIO,disk.write@2=short");
+    for (uint32_t i = 0; i < 4; i++) {
+        reads[i] = (struct blockdev_read){.buf = octets + i * 8192, .len = 8192, .offset = i * 8192};
+        writes[i] = (struct blockdev_write){.buf = octets + i * 8192, .len = 8192, .offset = i * 8192};
+    }
+    ck_assert_int_eq(dev->ops->pwrite_many(dev, writes, 4, &err), -EIO);
+    check_told("/disk: writing 8192 octets at 8192: ");
+    ck_assert_int_eq(dev->ops->pread_many(dev, reads, 4, NULL, &err), -EIO);
+    check_told("/disk");
+    ck_assert_int_eq(dev->ops->pread_many(dev, reads, 4, NULL, &err), 0);
+    ck_assert_uint_eq(octets[8192 + 4095], 0x55);
+    ck_assert(is_zero(octets + 8192 + 4096, 4096));
+    end();
+}
+END_TEST
+
 START_TEST(flushes_fail)
 {
     begin("disk.flush=fail:EIO");
@@ -82,4 +104,4 @@ START_TEST(flushes_fail)
 }
 END_TEST
 
-UNIT_MAIN("disk-faults", reads_fail, writes_and_zeroings_fail, short_write_leaves_a_half, flushes_fail)
+UNIT_MAIN("disk-faults", reads_fail, writes_and_zeroings_fail, short_write_leaves_a_half, many_at_once_fail, flushes_fail)

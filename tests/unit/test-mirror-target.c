@@ -212,6 +212,32 @@ START_TEST(zero_block_between_data)
 }
 END_TEST
 
+/* What a peer may do, if none of ours does: the last one counts. */
+START_TEST(blocks_upon_one_another_are_written_in_turn)
+{
+    static struct made m;
+    struct wire_disk_block b;
+
+    target_make();
+    make_record(&m, CHUNK);
+    wire_get_disk_block(m.blocks + 2 * WIRE_DISK_BLOCK_SIZE, &b);
+    b.offset = 0;
+    set_block(&m, 2, &b);
+    ck_assert_int_eq(mirror_target_write(target, &m.head, m.blocks, m.payload, &need, &err), 0);
+    ck_assert_mem_eq(disk.data, m.payload + 8192, 4096);
+    ck_assert_mem_eq(disk.data + CHUNK, m.payload + 4096, 4096);
+    b = (struct wire_disk_block){.offset = 3 * CHUNK, .length = 4096, .kind = WIRE_BLOCK_ZERO};
+    set_block(&m, 3, &b);
+    wire_get_disk_block(m.blocks + 2 * WIRE_DISK_BLOCK_SIZE, &b);
+    b.offset = 3 * CHUNK;
+    set_block(&m, 2, &b);
+    m.head.raw_length = m.head.encoded_length = 3 * 4096;
+    ck_assert_int_eq(mirror_target_write(target, &m.head, m.blocks, m.payload, &need, &err), 0);
+    ck_assert(is_zero(disk.data + 3 * CHUNK, 4096));
+    target_remove();
+}
+END_TEST
+
 START_TEST(damage_is_refused_before_anything_is_written)
 {
     static struct made m;
@@ -294,5 +320,6 @@ END_TEST
 UNIT_MAIN("mirror-target", empty_chains_are_zeroes, digest_is_as_the_paper_says, twice_is_not_once,
           order_within_a_chunk_counts, order_of_chunks_does_not_count, every_field_counts,
           blocks_land_where_they_belong, neighbours_are_written_together, zero_block_between_data,
+          blocks_upon_one_another_are_written_in_turn,
           damage_is_refused_before_anything_is_written, zstd_record_is_written, broken_frame_is_refused,
           failing_write_is_not_in_the_chain, flush_reaches_the_disk)

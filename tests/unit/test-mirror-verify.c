@@ -139,7 +139,7 @@ END_TEST
 START_TEST(files_are_read_back)
 {
     const uint64_t size = MIB(1) + 512;
-    struct mirror_target_config config;
+    struct mirror_target_config config = {.reused = false};
     struct mirror_target_stats stats;
     struct mirror_target *target;
     struct wire_need need = {0};
