@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Reads a block device as a migration does, with the automatic brake or without: threads that read 256 KiB each, past the page
- * cache, all under one limit. Nothing is sent anywhere. The last line is what came of it. */
+/* Reads a block device as a migration does, with the automatic brake or without: threads that read 256 KiB each, in one piece or (-b)
+ * as blocks of a dirty pass, past the page cache, all under one limit. Nothing is sent anywhere. The last line is what came of it. */
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "mirror/blockdev.h"
@@ -14,6 +14,9 @@
 #include <unistd.h>
 
 #define READ        KIB(256)
+#define BLOCK       KIB(4)
+#define BLOCKS      (READ / BLOCK)
+#define GAP         (16 * BLOCK) /* from one to the next, when they are scattered */
 #define THREADS_MAX 16u
 #define STEP        (500 * NS_PER_MS)
 
@@ -24,6 +27,7 @@ struct copy {
     uint64_t link;  /* what the network takes; never more */
     uint64_t due_ns;
     struct care_own_reads own;
+    bool blocks;
     bool stop;
     pthread_mutex_t lock;
 };
@@ -43,7 +47,9 @@ static uint64_t take_turn(struct copy *c, bool *ret_stop)
             break;
         if (rate == CARE_NO_LIMIT || c->due_ns <= now) {
             offset = c->next;
-            c->next = c->next + 2 * READ > c->dev->size ? 0 : c->next + READ;
+            c->next += c->blocks ? BLOCKS * GAP : READ;
+            if (c->next + BLOCKS * GAP > c->dev->size)
+                c->next = 0;
             if (rate != CARE_NO_LIMIT)
                 c->due_ns = MAX(c->due_ns, now - 10 * NS_PER_MS) + (uint64_t)((double)READ / (double)rate * 1e9);
             break;
@@ -56,10 +62,33 @@ static uint64_t take_turn(struct copy *c, bool *ret_stop)
     return offset;
 }
 
+static void ended(void *data, uint32_t reads, uint64_t octets, uint64_t ns)
+{
+    struct copy *c = data;
+
+    pthread_mutex_lock(&c->lock);
+    c->own.reads += reads;
+    c->own.octets += octets;
+    c->own.ns += ns;
+    pthread_mutex_unlock(&c->lock);
+}
+
+static int read_next(struct copy *c, uint8_t *buffer, uint64_t offset, struct err *err)
+{
+    const struct blockdev_reader who = {.ended = ended, .data = c};
+    struct blockdev_read reads[BLOCKS];
+
+    if (!c->blocks)
+        return blockdev_pread_many(c->dev, &(struct blockdev_read){.buf = buffer, .len = READ, .offset = offset}, 1, &who, err);
+    for (uint32_t i = 0; i < BLOCKS; i++)
+        reads[i] = (struct blockdev_read){.buf = buffer + i * BLOCK, .len = BLOCK, .offset = offset + i * GAP};
+    return blockdev_pread_many(c->dev, reads, BLOCKS, &who, err);
+}
+
 static void *reader(void *data)
 {
     struct copy *c = data;
-    void *buffer = aligned_alloc(BLOCKDEV_ALIGN, READ);
+    uint8_t *buffer = aligned_alloc(BLOCKDEV_ALIGN, READ);
     struct err err = {0};
 
     if (!buffer)
@@ -67,17 +96,11 @@ static void *reader(void *data)
     for (;;) {
         bool stop;
         uint64_t offset = take_turn(c, &stop);
-        uint64_t begin = clock_now();
 
         if (stop)
             break;
-        if (c->dev->ops->pread(c->dev, buffer, READ, offset, &err) < 0)
+        if (read_next(c, buffer, offset, &err) < 0)
             errx(1, "%s", err.text);
-        pthread_mutex_lock(&c->lock);
-        c->own.reads++;
-        c->own.octets += READ;
-        c->own.ns += clock_now() - begin;
-        pthread_mutex_unlock(&c->lock);
     }
     free(buffer);
     return NULL;
@@ -164,13 +187,15 @@ int main(int argc, char **argv)
     struct err err = {0};
     int opt;
 
-    while ((opt = getopt(argc, argv, "j:t:l:nv")) != -1) {
+    while ((opt = getopt(argc, argv, "bj:t:l:nv")) != -1) {
         if (opt == 'j')
             threads = (unsigned int)strtoul(optarg, NULL, 10);
         else if (opt == 't')
             seconds = strtoull(optarg, NULL, 10);
         else if (opt == 'l')
             c.link = MIB(strtoull(optarg, NULL, 10));
+        else if (opt == 'b')
+            c.blocks = true;
         else if (opt == 'n')
             brake = false;
         else if (opt == 'v')
@@ -179,7 +204,7 @@ int main(int argc, char **argv)
             optind = argc;
     }
     if (optind != argc - 1 || threads < 1 || threads > THREADS_MAX)
-        errx(2, "usage: care-copy [-j THREADS] [-t SECONDS] [-l MIB-PER-SECOND] [-n] [-v] DEVICE");
+        errx(2, "usage: care-copy [-b] [-j THREADS] [-t SECONDS] [-l MIB-PER-SECOND] [-n] [-v] DEVICE");
     if (blockdev_open(&c.dev, argv[optind], BLOCKDEV_DIRECT, &err) < 0)
         errx(1, "%s", err.text);
     run(&c, argv[optind], threads, seconds, brake, show);

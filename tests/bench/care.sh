@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 #
 # What a guest waits for its disk while the disk is copied, without the automatic brake and with it, on a block device of this
-# kernel. The guest is fio, the copy is care-copy: 4 threads, 256 KiB each. Needs root; nothing is installed.
+# kernel. The guest is fio, the copy is care-copy: 4 threads, 256 KiB each, or 2 of scattered blocks. Needs root; nothing is installed.
 #
 #   tests/bench/care.sh [BUILD [SECONDS [DISK...]]]      default: build/dev 40 capped fast head
 #
@@ -145,6 +145,8 @@ for disk in "${disks[@]}"; do
         row "$mode $rate/s alone" "$mode" "$rate"
         row "$mode $rate/s, no brake" "$mode" "$rate" -n
         row "$mode $rate/s, brake" "$mode" "$rate" -j 4
+        row "$mode $rate/s, blocks, no brake" "$mode" "$rate" -n -b -j 2
+        row "$mode $rate/s, blocks, brake" "$mode" "$rate" -b -j 2
     done
     remove_disk
 done

@@ -67,15 +67,14 @@ static int enter(const struct uring *u, unsigned int submit, unsigned int wait)
     return r < 0 ? -errno : 0;
 }
 
-int uring_write(struct uring *u, int fd, const void *buf, size_t len, uint64_t offset,
-                unsigned int tag)
+void uring_prepare(struct uring *u, int fd, bool write, void *buf, size_t len, uint64_t offset, unsigned int tag)
 {
     unsigned int *tail = ring_word(u, u->params.sq_off.tail);
     unsigned int at = *tail & *ring_word(u, u->params.sq_off.ring_mask);
     struct io_uring_sqe *entry = &u->entries[at];
 
     memset(entry, 0, sizeof(*entry));
-    entry->opcode = IORING_OP_WRITE;
+    entry->opcode = write ? IORING_OP_WRITE : IORING_OP_READ;
     entry->fd = fd;
     entry->addr = (uint64_t)(uintptr_t)buf;
     entry->len = (uint32_t)len;
@@ -83,7 +82,22 @@ int uring_write(struct uring *u, int fd, const void *buf, size_t len, uint64_t o
     entry->user_data = tag;
     ring_word(u, u->params.sq_off.array)[at] = at;
     __atomic_store_n(tail, *tail + 1, __ATOMIC_RELEASE);
-    return enter(u, 1, 0);
+    u->prepared++;
+}
+
+static int begin(struct uring *u, unsigned int wait)
+{
+    int r = enter(u, u->prepared, wait);
+
+    u->prepared = 0;
+    return r;
+}
+
+int uring_write(struct uring *u, int fd, const void *buf, size_t len, uint64_t offset,
+                unsigned int tag)
+{
+    uring_prepare(u, fd, true, (void *)(uintptr_t)buf, len, offset, tag);
+    return begin(u, 0);
 }
 
 int uring_wait(struct uring *u, unsigned int *ret_tag, int *ret_result)
@@ -94,7 +108,7 @@ int uring_wait(struct uring *u, unsigned int *ret_tag, int *ret_result)
     int r;
 
     while (__atomic_load_n(tail, __ATOMIC_ACQUIRE) == *head) {
-        r = enter(u, 0, 1);
+        r = begin(u, 1);
         if (r < 0)
             return r;
     }
