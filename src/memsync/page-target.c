@@ -304,7 +304,8 @@ static int take_pages(struct page_target *p, const struct wire_pages_head *head,
 
     if (r < 0)
         return r;
-    payload = raw ?: payload;
+    if (raw)
+        payload = raw;
     if (checksum(payload, head->raw_length) != head->checksum)
         return err_set(err, -EBADMSG, "pages of memory epoch %llu are not what was read at the source (checksum)",
                        (unsigned long long)head->epoch);
