@@ -64,7 +64,7 @@ side_by_side() {
     plain=("$TOOK_MS" "$GAP_MS")
     xl_migrate "$1" tls
     tls=("$TOOK_MS" "$GAP_MS")
-    move "$1"
+    move_measured "$1"
     say "$1 guest of 128 MiB                   total     silent"
     beside 'xl migrate, RAM alone, plain TCP' "${plain[@]}"
     beside 'xl migrate, RAM alone, TLS 1.3' "${tls[@]}"
