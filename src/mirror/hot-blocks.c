@@ -24,11 +24,11 @@ static uint64_t next_marked(const struct bitmap *todo, uint64_t from)
 }
 
 /* What is known of a block that is marked now, or was before, or both. */
-static struct hot_block judge(const struct hot_block *known, uint64_t block, bool marked, bool room)
+static struct hot_block judge(const struct hot_block *known, uint64_t block, bool once_more, bool room)
 {
     struct hot_block b = known ? *known : (struct hot_block){.block = block};
 
-    b.passes = marked ? b.passes + 1 : 0;
+    b.passes = once_more ? b.passes + 1 : 0;
     b.put_off = b.put_off || (room && b.passes >= PASSES_HOT);
     return b;
 }
