@@ -447,9 +447,9 @@ int page_source_create(struct page_source **ret, const struct page_source_config
     pthread_cond_init(&p->slot_freed, NULL);
     if (bitmap_init(&p->seen, config->max_pfn + 1) < 0)
         goto no_memory;
-    if (config->kept_pages &&
-        (bitmap_init(&p->sent, config->max_pfn + 1) < 0 || page_cache_create(&p->cache, config->kept_pages, err) < 0))
-        goto no_memory;
+    /* Without memory for it pages go as they are. */
+    if (config->kept_pages && bitmap_init(&p->sent, config->max_pfn + 1) == 0)
+        (void)page_cache_create(&p->cache, config->kept_pages, NULL);
     for (unsigned int i = 0; i < SLOTS; i++) {
         p->slots[i].pages = malloc((size_t)BATCH * WIRE_PAGE_SIZE);
         if (!p->slots[i].pages)

@@ -347,8 +347,11 @@ int page_target_create(struct page_target **ret, const struct page_target_config
 {
     struct page_target *p = calloc(1, sizeof(*p));
 
-    if (!p)
+    if (!p) {
+        if (config->fd >= 0)
+            (void)close(config->fd);
         return err_set(err, -ENOMEM, "out of memory");
+    }
     p->config = *config;
     pthread_mutex_init(&p->lock, NULL);
     pthread_mutex_init(&p->write_lock, NULL);
@@ -356,7 +359,7 @@ int page_target_create(struct page_target **ret, const struct page_target_config
     if (config->fd < 0 && bitmap_init(&p->written, config->max_pfn + 1) < 0)
         goto no_memory;
     if (config->kept_pages && page_cache_create(&p->cache, config->kept_pages, err) < 0)
-        goto no_memory;
+        p->config.kept_pages = 0;
     if (pthread_create(&p->thread, NULL, script_thread, p))
         goto no_memory;
     p->thread_runs = true;
@@ -364,9 +367,13 @@ int page_target_create(struct page_target **ret, const struct page_target_config
     return 0;
 
 no_memory:
-    p->config.fd = -1;
     page_target_destroy(p);
     return err_set(err, -ENOMEM, "out of memory");
+}
+
+uint64_t page_target_kept_pages(const struct page_target *p)
+{
+    return p->config.kept_pages;
 }
 
 void page_target_destroy(struct page_target *p)

@@ -15,13 +15,16 @@ struct page_target_config {
     int fd;           /* the stream's end to write to, taken over; or -1: */
     uint8_t *ram;     /* mapped RAM of max_pfn + 1 pages, all zero at first */
     uint64_t max_pfn;
-    uint64_t kept_pages; /* granted to the source: pages that are kept for deltas; 0 none */
+    uint64_t kept_pages; /* for deltas, at most: see page_target_kept_pages */
     /* The script was carried out to its end (error 0), or failed. Once, from the target's own thread. */
     void (*script_done)(void *data, const struct err *err);
     void *data;
 };
 
 int page_target_create(struct page_target **ret, const struct page_target_config *config, struct err *err);
+
+/* How many pages it keeps: less than it was told to when there is no memory for them. */
+uint64_t page_target_kept_pages(const struct page_target *p);
 
 /* Control thread: one MEMORY_RECORD, EPOCH_BEGIN or EPOCH_END; never waits. -EPROTO: out of order. */
 int page_target_script(struct page_target *p, const struct record *record, struct err *err);

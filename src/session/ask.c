@@ -25,7 +25,7 @@ static int connect_peer(struct conn **ret, const struct identity *id, const stru
     if (r < 0)
         return r;
     conn_set_timeout(*ret, ANSWER_TIMEOUT);
-    r = control_say_hello(*ret, "recover", e->session, -1, err);
+    r = control_say_hello(*ret, "recover", e->session, -1, 0, err);
     if (r == 0)
         r = expect(*ret, WIRE_HELLO, &hello, err);
     json_decref(hello);

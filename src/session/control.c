@@ -271,13 +271,15 @@ int control_expect(struct control *c, enum wire_type type, json_t **ret, struct 
     return r < 0 ? r : control_take(c->conn, &record, type, ret, err);
 }
 
-int control_say_hello(struct conn *c, const char *role, const char *session, int number, struct err *err)
+int control_say_hello(struct conn *c, const char *role, const char *session, int number, unsigned int drops, struct err *err)
 {
     json_t *hello = json_pack("{s:i, s:s, s:s, s:[s], s:s}", "protocol", WIRE_PROTOCOL, "role", role, "session", session,
                               "features", "zstd", "program", "xmotion " XMOTION_VERSION);
 
     if (hello && number >= 0)
         (void)json_object_set_new(hello, "number", json_integer(number));
+    if (hello && drops)
+        (void)json_object_set_new(hello, "drops", json_integer(drops));
     return control_send_json(c, WIRE_HELLO, hello, err);
 }
 

@@ -58,7 +58,7 @@ int control_hear(struct control *c, uint64_t until_ns, struct record *ret, struc
 int control_expect(struct control *c, enum wire_type type, json_t **ret, struct err *err);
 
 /* HELLO of the sender: on connections with `role`, about `session`; `number` of a data connection, else -1. */
-int control_say_hello(struct conn *c, const char *role, const char *session, int number, struct err *err);
+int control_say_hello(struct conn *c, const char *role, const char *session, int number, unsigned int drops, struct err *err);
 
 /* The receiver's HELLO, the same on every connection. */
 int control_answer_hello(struct conn *c, struct err *err);

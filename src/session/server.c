@@ -158,8 +158,19 @@ static void serve_control(struct server *s, struct conn *c, const char *session,
     serve_target(s, t, peer);
 }
 
+/* UINT16_MAX: it is none, or too large. */
+static unsigned int count_of(const json_t *hello, const char *member, unsigned int missing)
+{
+    const json_t *value = json_object_get(hello, member);
+    json_int_t n = json_integer_value(value);
+
+    if (!value)
+        return missing;
+    return json_is_integer(value) && n >= 0 && n < UINT16_MAX ? (unsigned int)n : UINT16_MAX;
+}
+
 /* A sender that lost its connections is back. Takes the connection over. */
-static void serve_resume(struct server *s, struct conn *c, const char *session)
+static void serve_resume(struct server *s, struct conn *c, const char *session, const json_t *hello)
 {
     struct target *t = registry_find(&s->registry, session, conn_peer_fingerprint(c));
     struct err err = {0};
@@ -169,7 +180,7 @@ static void serve_resume(struct server *s, struct conn *c, const char *session)
     (void)snprintf(peer, sizeof(peer), "%s", conn_peer(c));
     if (t) {
         if (r == 0)
-            target_resume(t, c);
+            target_resume(t, c, count_of(hello, "drops", 0));
         else
             conn_destroy(c);
         registry_put(&s->registry, t);
@@ -182,7 +193,7 @@ static void serve_resume(struct server *s, struct conn *c, const char *session)
         conn_destroy(c);
         return;
     }
-    r = target_create_again(&t, s->config, session, c, &err);
+    r = target_create_again(&t, s->config, session, c, count_of(hello, "drops", 0), &err);
     if (r == 0)
         serve_target(s, t, peer);
     else
@@ -192,11 +203,10 @@ static void serve_resume(struct server *s, struct conn *c, const char *session)
 static void serve_data(struct server *s, struct conn *c, const char *session, const json_t *hello)
 {
     struct target *t = registry_find(&s->registry, session, conn_peer_fingerprint(c));
-    json_int_t number = json_integer_value(json_object_get(hello, "number"));
     struct err err = {0};
 
     if (t) {
-        (void)target_data(t, c, number >= 0 && number < UINT16_MAX ? (unsigned int)number : UINT16_MAX, &err);
+        (void)target_data(t, c, count_of(hello, "number", 0), count_of(hello, "drops", 0), &err);
         conn_destroy(c);
         registry_put(&s->registry, t);
         return;
@@ -240,7 +250,7 @@ static void serve_peer(struct server *s, struct conn *c, int entry)
     } else if (role && strcmp(role, "data") == 0) {
         serve_data(s, c, session, hello);
     } else if (role && strcmp(role, "resume") == 0) {
-        serve_resume(s, c, session);
+        serve_resume(s, c, session, hello);
     } else if (role && strcmp(role, "recover") == 0) {
         answer_recovery(&s->registry, s->config->state_dir, c, session);
         conn_destroy(c);

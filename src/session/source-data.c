@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The sender's data connections: made several at once, since on a long way each takes several turns, and as soon as it is known how many,
- * while the control connection gets on. Their HELLO waits for the control connection's, and nothing waits for its answer. */
+ * while the control connection gets on. Their HELLO waits for the control connection's, and before the first drop nothing waits for its
+ * answer. */
 #include "session/source-priv.h"
 
 #include "base/bytes.h"
@@ -37,6 +38,17 @@ static unsigned int choose_count(const struct source *s)
     return (unsigned int)MIN(MAX(cores, CONNECTIONS_LEAST), CONNECTIONS_MOST);
 }
 
+/* After a drop: what the target said in RESUMED counts until the first data connection is answered, and no record may go before that. */
+static int hear_greeting(struct source_opening *o)
+{
+    struct record record;
+    int r = conn_recv(o->conn, &record, &o->err);
+
+    if (r == 0 && record.type != WIRE_HELLO)
+        r = err_set(&o->err, -EPROTO, "%s does not take the data connection", o->source->config->address);
+    return r;
+}
+
 static int introduce(struct source_opening *o)
 {
     struct source *s = o->source;
@@ -45,7 +57,9 @@ static int introduce(struct source_opening *o)
 
     (void)snprintf(name, sizeof(name), "data-%u", o->number);
     r = source_capture(s, o->conn, name, &o->err);
-    return r == 0 ? control_say_hello(o->conn, "data", s->id, (int)o->number, &o->err) : r;
+    if (r == 0)
+        r = control_say_hello(o->conn, "data", s->id, (int)o->number, s->drops, &o->err);
+    return r == 0 && s->drops ? hear_greeting(o) : r;
 }
 
 /* The target looks for the session, which it knows when it has answered the control connection's HELLO. */

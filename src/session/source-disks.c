@@ -17,7 +17,7 @@
 #define PASS_OVERHEAD  (2 * NS_PER_MS)
 #define FINAL_PASSES   8
 /* Blocks that are written over and over are left to the last pass, as long as they take no more than this part of the downtime. */
-#define PUT_OFF_SHARE  4
+#define PUT_OFF_SHARE  8
 #define FADE           0.5 /* of what is remembered of passes, with each new one */
 
 static void pass_done(void *data)
@@ -170,8 +170,8 @@ static double ns_per_octet(const struct source *s, unsigned int i)
     return s->disk_passes[i].octets > 0 ? s->disk_passes[i].ns / s->disk_passes[i].octets : mean_ns_per_octet(s);
 }
 
-/* What is marked, or under way. Disks one after another: they share one link. */
-static uint64_t dirty_ns(struct source *s)
+/* What is marked, or under way, and what is put off, which may be marked too. Disks one after another: they share one link. */
+static uint64_t dirty_ns(struct source *s, bool with_put_off)
 {
     double ns = 0;
 
@@ -182,6 +182,8 @@ static uint64_t dirty_ns(struct source *s)
         mirror_source_stats(s->disks[i], &st);
         if (!mirror_source_idle(s->disks[i]))
             left += st.pass_total - MIN(st.pass_total, st.pass_done);
+        if (!with_put_off)
+            left -= mirror_source_is_put_off(s->disks[i]);
         ns += (double)left * ns_per_octet(s, i);
     }
     return (uint64_t)ns;
@@ -213,7 +215,7 @@ static void put_off(struct source *s, unsigned int i)
 int source_disks_drive(struct source *s, struct err *err)
 {
     uint64_t now = clock_now();
-    bool due = !s->disks_final && (!source_disks_bulk_done(s) || PASS_OVERHEAD + dirty_ns(s) > s->config->limits.downtime_ns / PASS_SHARE);
+    bool due = !s->disks_final && (!source_disks_bulk_done(s) || PASS_OVERHEAD + dirty_ns(s, false) > s->config->limits.downtime_ns / PASS_SHARE);
 
     for (unsigned int i = 0; i < s->guest->disk_count; i++) {
         uint64_t blocks;
@@ -268,7 +270,7 @@ uint64_t source_disks_tail_ns(struct source *s)
 {
     if (!source_disks_bulk_done(s))
         return UINT64_MAX;
-    return s->guest->disk_count ? pass_overhead(s) + dirty_ns(s) : 0;
+    return s->guest->disk_count ? pass_overhead(s) + dirty_ns(s, true) : 0;
 }
 
 int source_disks_drain(struct source *s, struct err *err)

@@ -76,7 +76,7 @@ static int connect_within(struct source *s, uint64_t timeout_ns, struct err *err
 static int greet(struct source *s, const char *role, struct err *err)
 {
     json_t *answer = NULL;
-    int r = control_say_hello(s->control.conn, role, s->id, -1, err);
+    int r = control_say_hello(s->control.conn, role, s->id, -1, s->drops, err);
 
     if (r == 0)
         r = control_expect(&s->control, WIRE_HELLO, &answer, err);
@@ -115,7 +115,7 @@ void source_disconnect(struct source *s)
 
 int source_make_stream(struct source *s, struct err *err)
 {
-    struct stream_config c = {.compress = s->compress, .greeting_due = true, .failed = source_stream_failed, .data = s};
+    struct stream_config c = {.compress = s->compress, .greeting_due = s->drops == 0, .failed = source_stream_failed, .data = s};
 
     s->connections_opened = 0;
     source_care_new_stream(s);

@@ -32,28 +32,39 @@ static int take(void *data, const struct record *record, struct wire_need *need,
     return conn_error_is_drop(r) ? err_prefix(err, -EIO, "at the target") : r;
 }
 
-static int enter(struct target *t, struct conn *c, unsigned int number, struct err *err)
+/* A place for it, which it may have to wait in until the disks are ready. Under the lock. */
+static int take_place(struct target *t, struct conn *c, unsigned int number, unsigned int drops, struct err *err)
 {
-    int r = 0;
-
-    pthread_mutex_lock(&t->lock);
+    if (t->data_state == DATA_OVER || drops != t->drops)
+        return err_set(err, -EPROTO, "a data connection that nobody waits for");
+    if (number >= TARGET_CONNECTIONS_MAX || t->data[number])
+        return err_set(err, -EPROTO, "data connection %u: expected a number below %d, each once", number,
+                       TARGET_CONNECTIONS_MAX);
+    t->data[number] = c;
+    t->data_count++;
     while (t->data_state == DATA_TO_COME)
         pthread_cond_wait(&t->data_changed, &t->lock);
-    if (t->data_state == DATA_OVER)
-        r = err_set(err, -EPROTO, "a data connection that nobody waits for");
-    else if (number >= TARGET_CONNECTIONS_MAX || t->data[number])
-        r = err_set(err, -EPROTO, "data connection %u: expected a number below %d, each once", number,
-                    TARGET_CONNECTIONS_MAX);
+    if (t->data_state == DATA_ACCEPTED)
+        return 0;
+    t->data[number] = NULL;
+    t->data_count--;
+    pthread_cond_broadcast(&t->data_changed);
+    return err_set(err, -ECANCELED, "the migration has ended");
+}
+
+static int enter(struct target *t, struct conn *c, unsigned int number, unsigned int drops, struct err *err)
+{
+    int r;
+
+    pthread_mutex_lock(&t->lock);
+    r = take_place(t, c, number, drops, err);
     /* Whoever opens data connections has heard RESUMED: what it said is settled, and counts begin anew. */
     if (r == 0 && t->unheard) {
         memset(t->taken, 0, sizeof(t->taken));
         t->unheard = t->fresh = false;
     }
-    if (r == 0) {
-        t->data[number] = c;
+    if (r == 0)
         t->taken[number] = 0;
-        t->data_count++;
-    }
     pthread_mutex_unlock(&t->lock);
     return r;
 }
@@ -71,10 +82,10 @@ static void leave(struct target *t, unsigned int number, uint64_t taken, int err
     pthread_mutex_unlock(&t->lock);
 }
 
-int target_data(struct target *t, struct conn *c, unsigned int number, struct err *err)
+int target_data(struct target *t, struct conn *c, unsigned int number, unsigned int drops, struct err *err)
 {
     uint64_t taken = 0;
-    int r = enter(t, c, number, err);
+    int r = enter(t, c, number, drops, err);
 
     if (r < 0)
         return r;

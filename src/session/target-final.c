@@ -67,7 +67,7 @@ int target_begin_memory(struct target *t, const json_t *message, struct err *err
     pthread_mutex_lock(&t->lock);
     t->pages = pages;
     pthread_mutex_unlock(&t->lock);
-    return control_send(&t->control, WIRE_MEMORY_READY, json_pack("{s:I}", "kept_pages", (json_int_t)c.kept_pages), err);
+    return control_send(&t->control, WIRE_MEMORY_READY, json_pack("{s:I}", "kept_pages", (json_int_t)page_target_kept_pages(pages)), err);
 }
 
 static json_t *digests(struct target *t)

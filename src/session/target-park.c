@@ -127,11 +127,12 @@ int target_park(struct target *t, struct err *err)
     return r;
 }
 
-void target_resume(struct target *t, struct conn *control)
+void target_resume(struct target *t, struct conn *control, unsigned int drops)
 {
     struct conn *before;
 
     pthread_mutex_lock(&t->lock);
+    t->drops = drops;
     before = t->resumed;
     t->resumed = control;
     pthread_mutex_unlock(&t->lock);

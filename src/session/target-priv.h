@@ -59,6 +59,7 @@ struct target {
     bool unheard;                              /* RESUMED was sent, nobody knows whether it arrived */
     uint64_t taken[TARGET_CONNECTIONS_MAX];    /* records of each, since the connections were last made */
     unsigned int data_count;
+    unsigned int drops; /* of the sender, as it said last: data connections from before another are late */
     enum { DATA_TO_COME, DATA_ACCEPTED, DATA_OVER } data_state;
     bool data_dropped; /* a data connection broke */
     struct conn *resumed; /* the control connection of a sender that came back; taken by the session's thread */

@@ -517,7 +517,7 @@ int target_find_again(const char *state_dir, const char *session, const char *fi
 }
 
 int target_create_again(struct target **ret, const struct server_config *config, const char *session,
-                        struct conn *control, struct err *err)
+                        struct conn *control, unsigned int drops, struct err *err)
 {
     struct target *t;
     int r = create(&t, config, session, control, err);
@@ -528,6 +528,7 @@ int target_create_again(struct target **ret, const struct server_config *config,
     r = journal_load(config->state_dir, JOURNAL_INCOMING, session, &t->journal.entry, err);
     t->journal.written = r == 0;
     t->fresh = true;
+    t->drops = drops;
     if (r == 0 && t->journal.entry.phase != INCOMING_PREPARED)
         r = err_set(err, -ENOENT, "nothing of this migration is here that could be gone on with");
     journal_boot(t->journal.entry.boot);

@@ -24,7 +24,7 @@ void target_set_admission(struct target *t, int (*admit)(void *data, enum target
 int target_find_again(const char *state_dir, const char *session, const char *fingerprint, struct err *err);
 /* Takes it up from its journal. */
 int target_create_again(struct target **ret, const struct server_config *config, const char *session,
-                        struct conn *control, struct err *err);
+                        struct conn *control, unsigned int drops, struct err *err);
 
 /* From PREPARE (or RESUMED) to its end. 0: the guest runs here. */
 int target_run(struct target *t, struct err *err);
@@ -34,11 +34,12 @@ int target_check_only(struct target *t, struct err *err);
 /* It is not begun: says why to the peer. */
 void target_refuse(struct target *t, const struct err *why);
 
-/* Serves one data connection until it ends. `number` is the sender's own for it. Other threads. */
-int target_data(struct target *t, struct conn *c, unsigned int number, struct err *err);
+/* Serves one data connection until it ends. `number` is the sender's own for it, `drops` how often it had lost its connections when it
+ * made this one. Other threads. */
+int target_data(struct target *t, struct conn *c, unsigned int number, unsigned int drops, struct err *err);
 
-/* The sender is back on a new control connection, which is taken over. Other threads. */
-void target_resume(struct target *t, struct conn *control);
+/* The sender, which has lost its connections `drops` times, is back on a new control connection, which is taken over. Other threads. */
+void target_resume(struct target *t, struct conn *control, unsigned int drops);
 
 /* Its state now. Other threads. */
 enum switchover_state target_state(struct target *t);

@@ -47,8 +47,9 @@ int target_create(struct target **ret, const struct server_config *config, const
 }
 
 int target_create_again(struct target **ret, const struct server_config *config, const char *session, struct conn *control,
-                        struct err *err)
+                        unsigned int drops, struct err *err)
 {
+    CHECK(drops <= UINT16_MAX);
     return target_create(ret, config, session, control, err);
 }
 
@@ -72,14 +73,15 @@ int target_check_only(struct target *t, struct err *err)
     return 0;
 }
 
-int target_data(struct target *t, struct conn *c, unsigned int number, struct err *err)
+int target_data(struct target *t, struct conn *c, unsigned int number, unsigned int drops, struct err *err)
 {
-    CHECK(number <= UINT16_MAX);
+    CHECK(number <= UINT16_MAX && drops <= UINT16_MAX);
     return 0;
 }
 
-void target_resume(struct target *t, struct conn *control)
+void target_resume(struct target *t, struct conn *control, unsigned int drops)
 {
+    CHECK(drops <= UINT16_MAX);
     take_over(control);
 }
 
