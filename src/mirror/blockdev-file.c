@@ -98,6 +98,27 @@ static void read_at_once(struct blockdev_file *f, const struct blockdev_read *re
     keep_pace(f, &pace);
 }
 
+/* Those that are not done yet, and what they took together: a file's are too short to be looked at one by one. */
+static int read_rest(struct blockdev_file *f, const struct blockdev_read *reads, uint32_t count, const bool *done,
+                     const struct blockdev_reader *reader, struct err *err)
+{
+    uint64_t begin = clock_now();
+    uint64_t octets = 0;
+    uint32_t n = 0;
+    int r = 0;
+
+    for (uint32_t i = 0; r == 0 && i < count; i++) {
+        if (done[i])
+            continue;
+        r = read_one(f, &reads[i], err);
+        octets += reads[i].len;
+        n++;
+    }
+    if (n)
+        blockdev_reads_ended(reader, n, octets, clock_now() - begin);
+    return r;
+}
+
 static int read_group(struct blockdev_file *f, const struct blockdev_read *reads, uint32_t count,
                       const struct blockdev_reader *reader, struct err *err)
 {
@@ -108,15 +129,7 @@ static int read_group(struct blockdev_file *f, const struct blockdev_read *reads
         r = pass_read(f, reads[i].len, reads[i].offset, err);
     if (r == 0 && f->direct && count > 1)
         read_at_once(f, reads, count, done, reader);
-    for (uint32_t i = 0; r == 0 && i < count; i++) {
-        uint64_t begin = clock_now();
-
-        if (done[i])
-            continue;
-        r = read_one(f, &reads[i], err);
-        blockdev_reads_ended(reader, 1, reads[i].len, clock_now() - begin);
-    }
-    return r;
+    return r == 0 ? read_rest(f, reads, count, done, reader, err) : r;
 }
 
 static int file_pread_many(struct blockdev *b, const struct blockdev_read *reads, uint32_t count,

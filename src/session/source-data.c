@@ -33,7 +33,7 @@ static unsigned int choose_count(const struct source *s)
 
     if (s->config->connections)
         return s->config->connections;
-    if (conn_round_trip_ns(s->control.conn) >= FAR_AWAY)
+    if (s->round_trip_ns >= FAR_AWAY)
         return CONNECTIONS_MOST;
     return (unsigned int)MIN(MAX(cores, CONNECTIONS_LEAST), CONNECTIONS_MOST);
 }
@@ -114,8 +114,11 @@ static void join_all(struct source *s)
 
 int source_data_begin(struct source *s, struct err *err)
 {
+    s->round_trip_ns = conn_round_trip_ns(s->control.conn);
     if (!s->connections)
         s->connections = choose_count(s);
+    if (s->round_trip_ns < FAR_AWAY)
+        s->round_trip_ns = 0;
     s->data_openings = calloc(s->connections, sizeof(*s->data_openings));
     if (!s->data_openings)
         return err_set(err, -ENOMEM, "out of memory");

@@ -160,7 +160,7 @@ static double mean_ns_per_octet(const struct source *s)
 
 static uint64_t pass_overhead(const struct source *s)
 {
-    return PASS_OVERHEAD + (s->connected ? conn_round_trip_ns(s->control.conn) : 0);
+    return PASS_OVERHEAD + s->round_trip_ns;
 }
 
 /* A small pass takes mostly its overhead, of which at most half is taken for that: what it says of large ones is too much, until there is

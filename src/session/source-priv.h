@@ -52,6 +52,7 @@ struct source {
     struct stream *stream;
     uint64_t wire_bytes_before; /* of a stream that is closed already */
     unsigned int connections; /* 0: not chosen yet */
+    uint64_t round_trip_ns;   /* to a target that is far away; else 0 */
     unsigned int connections_opened; /* of the stream at hand */
     struct source_opening *data_openings; /* one a connection, until a stream has them; NULL: none is under way */
     unsigned int drops;              /* times that the connections broke and were made anew */

@@ -79,7 +79,7 @@ void proc_dir_remove(const char *path)
 
 const struct guest_disk_ops proc_disk_ops;
 
-int proc_disk_open(struct proc_disk *d, unsigned int index, const char *path, const char *dir, struct err *err)
+int proc_disk_start(struct proc_disk *d, unsigned int index, const char *path, const char *dir, struct err *err)
 {
     CHECK(index < GUEST_LOAD_DISKS_MAX && !d->size);
     if (*path != '/')
@@ -88,6 +88,16 @@ int proc_disk_open(struct proc_disk *d, unsigned int index, const char *path, co
     d->size = MIB(1);
     disks_open++;
     return 0;
+}
+
+int proc_disk_connect(struct proc_disk *d, struct err *err)
+{
+    CHECK(d->size);
+    return 0;
+}
+
+void proc_disk_stop(struct proc_disk *d)
+{
 }
 
 void proc_disk_close(struct proc_disk *d)
