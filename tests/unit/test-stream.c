@@ -111,23 +111,31 @@ START_TEST(killed_connection)
 }
 END_TEST
 
+/* A stream with one connection, which has taken one record from `n`. */
+static void stream_one(struct pair *p, const struct stream_config *config, struct numbers *n, struct stream **ret, struct conn **ret_server)
+{
+    struct record record;
+    struct conn *client;
+    struct err err;
+
+    pair_make(p);
+    ck_assert_int_eq(stream_create(ret, config, &err), 0);
+    ck_assert_int_eq(stream_attach(*ret, &numbers_ops, n, &err), 0);
+    pair_connect(p, &client, ret_server);
+    ck_assert_int_eq(stream_add(*ret, client, &err), 0);
+    ck_assert_int_eq(conn_recv(*ret_server, &record, &err), 0);
+}
+
 /* An acknowledgement of what was never sent. */
 START_TEST(false_ack)
 {
     static struct numbers n = {.limit = 1, .shift = 10};
-    struct conn *client, *server;
-    struct record record;
+    struct conn *server;
     struct stream *s;
     struct pair p;
     struct err err;
 
-    pair_make(&p);
-    ck_assert_int_eq(
-        stream_create(&s, &(struct stream_config){.failed = numbers_failed, .data = &n}, &err), 0);
-    ck_assert_int_eq(stream_attach(s, &numbers_ops, &n, &err), 0);
-    pair_connect(&p, &client, &server);
-    ck_assert_int_eq(stream_add(s, client, &err), 0);
-    ck_assert_int_eq(conn_recv(server, &record, &err), 0);
+    stream_one(&p, &(struct stream_config){.failed = numbers_failed, .data = &n}, &n, &s, &server);
     ck_assert_int_eq(
         conn_send(server, WIRE_ACK, &(struct iovec){(void *)"\0\0\0\0\0\0\0\2", 8}, 1, &err), 0);
     while (!atomic_load(&n.failed))
@@ -146,18 +154,12 @@ END_TEST
 /* Sends one record before HELLO was answered; then the answer is `type`. Returns the stream's failure; 0: the record was acknowledged. */
 static int answered_late(struct numbers *n, enum wire_type type)
 {
-    struct conn *client, *server;
-    struct record record;
+    struct conn *server;
     struct stream *s;
     struct pair p;
     struct err err;
 
-    pair_make(&p);
-    ck_assert_int_eq(stream_create(&s, &(struct stream_config){.greeting_due = true, .failed = numbers_failed, .data = n}, &err), 0);
-    ck_assert_int_eq(stream_attach(s, &numbers_ops, n, &err), 0);
-    pair_connect(&p, &client, &server);
-    ck_assert_int_eq(stream_add(s, client, &err), 0);
-    ck_assert_int_eq(conn_recv(server, &record, &err), 0);
+    stream_one(&p, &(struct stream_config){.greeting_due = true, .failed = numbers_failed, .data = n}, n, &s, &server);
     ck_assert_int_eq(conn_send(server, type, &(struct iovec){(void *)"{\"a\":\"longer than any acknowledgement may be\"}", 47}, 1, &err), 0);
     (void)conn_send(server, WIRE_ACK, &(struct iovec){(void *)"\0\0\0\0\0\0\0\1", 8}, 1, &err);
     while (!atomic_load(&n->failed) && !atomic_load(&n->done_ok))
