@@ -156,3 +156,19 @@ uint64_t bitmap_take(struct bitmap *b, uint64_t *from)
     }
     return taken;
 }
+
+uint64_t bitmap_subtract(struct bitmap *b, const struct bitmap *other)
+{
+    uint64_t words = bitmap_words(b->bits);
+    uint64_t left = 0;
+
+    assert(b->bits == other->bits);
+    for (uint64_t i = 0; i < words; i++) {
+        uint64_t w = load(b, i) & load(other, i);
+
+        if (w)
+            (void)__atomic_fetch_and(&b->words[i], ~w, __ATOMIC_SEQ_CST);
+        left += (uint64_t)__builtin_popcountll(load(b, i));
+    }
+    return left;
+}

@@ -42,4 +42,7 @@ uint64_t bitmap_next_run(const struct bitmap *b, uint64_t from, uint64_t most, u
  * bitmap_words(b->bits) words and may be shared with the kernel or another process. */
 uint64_t bitmap_take(struct bitmap *b, uint64_t *from);
 
+/* Clears every bit that is set in `other`, which is as large. Returns the number of bits that are left. */
+uint64_t bitmap_subtract(struct bitmap *b, const struct bitmap *other);
+
 #endif

@@ -74,6 +74,38 @@ static int skip_holes(struct mirror_source *m, struct err *err)
     return 0;
 }
 
+/* The next block of the pass, from the cursor on; busy regions are its end. Called with the lock held. */
+static bool next_block(struct mirror_source *m, uint64_t *ret)
+{
+    for (;;) {
+        if (!bitmap_next_run(&m->todo, m->cursor, 1, ret)) {
+            if (!m->postponed)
+                return false;
+            m->postponing = m->postponed = false;
+            m->cursor = 0;
+        } else if (m->postponing && regions_is_busy(&m->regions, *ret)) {
+            m->postponed = true;
+            m->cursor = regions_end(&m->regions, *ret);
+        } else {
+            m->cursor = *ret;
+            return true;
+        }
+    }
+}
+
+/* The same, past known holes. -EAGAIN: there is none. */
+static int next_to_read(struct mirror_source *m, uint64_t *ret, struct err *err)
+{
+    int r = 0;
+
+    do {
+        if (!next_block(m, ret))
+            return -EAGAIN;
+        r = skip_holes(m, err);
+    } while (r == 0 && m->cursor != *ret);
+    return r;
+}
+
 /* Claims all set bits of one chunk. */
 static void claim_chunk(struct mirror_source *m, struct claim *c, uint64_t chunk)
 {
@@ -104,8 +136,7 @@ static int claim_offers(struct mirror_source *m, struct claim *c, struct err *er
     unsigned int to_read = 0;
     uint64_t first;
 
-    while (c->count < OFFER_HOLES && to_read < OFFER_CHUNKS &&
-           bitmap_next_run(&m->todo, m->cursor, 1, &first)) {
+    while (c->count < OFFER_HOLES && to_read < OFFER_CHUNKS && next_block(m, &first)) {
         uint64_t offset = first / CHUNK_BITS * MIRROR_CHUNK;
         uint32_t length = (uint32_t)MIN(MIRROR_CHUNK, m->dev->size - offset);
         uint64_t end = MIN((first / CHUNK_BITS + 1) * CHUNK_BITS, m->todo.bits);
@@ -129,24 +160,22 @@ static int claim_offers(struct mirror_source *m, struct claim *c, struct err *er
 static int claim_record(struct mirror_source *m, struct claim *c, struct err *err)
 {
     uint64_t first;
-    int r;
+    int r = 0;
 
     c->count = 0;
     c->octets = 0;
     if (m->kind == MIRROR_OFFER)
         return claim_offers(m, c, err);
     for (unsigned int chunks = 0; chunks < RECORD_SPARSE && c->octets < RECORD_CHUNKS * MIRROR_CHUNK; chunks++) {
-        r = skip_holes(m, err);
+        r = next_to_read(m, &first, err);
         if (r < 0)
-            return r;
-        if (!bitmap_next_run(&m->todo, m->cursor, 1, &first))
             break;
         /* Only neighbours share a bulk record: large reads, and a hole ends the record. */
         if (m->kind == MIRROR_BULK && c->count && first != c->end_block)
             break;
         claim_chunk(m, c, first / CHUNK_BITS);
     }
-    return c->count ? 0 : -EAGAIN;
+    return r < 0 && r != -EAGAIN ? r : c->count ? 0 : -EAGAIN;
 }
 
 /* What our reads cost is told apart from what the guest's own do (care.h): as soon as they end, since the device's figures have them
@@ -348,7 +377,7 @@ static void one_less(struct mirror_source *m, uint64_t octets)
     assert(m->in_flight > 0);
     m->in_flight--;
     m->stats.pass_done += octets;
-    pass_done = m->active && m->in_flight == 0 && !bitmap_next_run(&m->todo, m->cursor, 1, &first);
+    pass_done = m->active && m->in_flight == 0 && !next_block(m, &first);
     if (pass_done)
         m->active = false;
     pthread_mutex_unlock(&m->lock);
@@ -463,8 +492,9 @@ static void refuse(struct mirror_source *m, const struct wire_disk_block *b)
     uint64_t first = b->offset / TRACKER_GRANULARITY;
 
     chain_clear(&m->chain, b->offset);
-    bitmap_set_run(&m->refused, first, DIV_ROUND_UP(b->offset + b->length, TRACKER_GRANULARITY) - first);
-    m->refused_octets += b->length;
+    bitmap_set_run(&m->later, first, DIV_ROUND_UP(b->offset + b->length, TRACKER_GRANULARITY) - first);
+    m->has_later = true;
+    m->later_octets += b->length;
 }
 
 /* What was acknowledged is folded: nothing else of these chunks is in flight. Called with the lock held. */

@@ -6,6 +6,7 @@
 #include "mirror/chain.h"
 #include "mirror/hot-blocks.h"
 #include "mirror/mirror-source.h"
+#include "mirror/regions.h"
 
 #include <pthread.h>
 
@@ -14,7 +15,7 @@
 /* What the blocks of a pass are sent as. */
 enum mirror_pass {
     MIRROR_BULK,  /* the target reads as zeroes: zeroes are left out */
-    MIRROR_OFFER, /* every chunk by its checksum; refused ones are for the next pass */
+    MIRROR_OFFER, /* every chunk by its checksum; refused ones are for later */
     MIRROR_DIRTY, /* what was marked, zeroes as ZERO blocks */
 };
 
@@ -31,8 +32,13 @@ struct mirror_source {
     bool active;              /* a pass is under way */
     enum mirror_pass kind;
     bool alone;               /* the guest stands still: it does not wait for its disk */
-    struct bitmap refused;    /* blocks that the target holds otherwise */
-    uint64_t refused_octets;
+    bool postponing;          /* the pass goes past busy regions */
+    bool postponed;           /* it went past some, which are its last part */
+    struct regions regions;
+    uint64_t absorb_ns;       /* the next time for it */
+    struct bitmap later;      /* blocks for the next pass: written when they had been read, or offered and refused */
+    bool has_later;
+    uint64_t later_octets;    /* about */
     struct hot_blocks hot;    /* what is put off, touched between passes only */
     uint64_t put_off_most;    /* octets */
     bool forgotten;           /* begun once, and to be begun again */

@@ -3,6 +3,7 @@
 #include "mirror/mirror-source.h"
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "mirror/mirror-source-internal.h"
 
@@ -11,6 +12,9 @@
 
 #define AREA         "mirror.source"
 #define RESTARTS_MAX 3
+/* Marks are absorbed as often as a disk's size allows: a look through them takes 10 ms for each TiB. */
+#define ABSORB_INTERVAL (50 * NS_PER_MS)
+#define ABSORB_SHARE    32
 
 int mirror_source_create(struct mirror_source **ret, const struct mirror_source_config *config, struct err *err)
 {
@@ -27,7 +31,7 @@ int mirror_source_create(struct mirror_source **ret, const struct mirror_source_
     m->stats.size = m->dev->size;
     pthread_mutex_init(&m->lock, NULL);
     if (bitmap_init(&m->todo, DIV_ROUND_UP(m->dev->size, TRACKER_GRANULARITY)) < 0 ||
-        bitmap_init(&m->refused, DIV_ROUND_UP(m->dev->size, TRACKER_GRANULARITY)) < 0 || chain_init(&m->chain, m->dev->size) < 0) {
+        bitmap_init(&m->later, DIV_ROUND_UP(m->dev->size, TRACKER_GRANULARITY)) < 0 || chain_init(&m->chain, m->dev->size) < 0) {
         mirror_source_destroy(m);
         return err_set(err, -ENOMEM, "out of memory for the bitmaps of a disk of %llu octets",
                        (unsigned long long)config->dev->size);
@@ -43,7 +47,7 @@ void mirror_source_destroy(struct mirror_source *m)
     tracker_destroy(m->tracker);
     blockdev_close(m->dev);
     bitmap_finish(&m->todo);
-    bitmap_finish(&m->refused);
+    bitmap_finish(&m->later);
     chain_finish(&m->chain);
     pthread_mutex_destroy(&m->lock);
     free(m);
@@ -52,6 +56,8 @@ void mirror_source_destroy(struct mirror_source *m)
 static void begin(struct mirror_source *m, enum mirror_pass kind, uint64_t octets)
 {
     m->cursor = 0;
+    m->postponing = kind != MIRROR_DIRTY;
+    m->postponed = false;
     m->extent_from = m->extent_end = 0;
     m->kind = kind;
     m->active = true;
@@ -82,6 +88,8 @@ int mirror_source_begin_bulk(struct mirror_source *m, struct err *err)
     hot_blocks_give_back(&m->hot, &m->todo);
     m->alone = false;
     bitmap_set_all(&m->todo);
+    regions_init(&m->regions, m->todo.bits);
+    m->absorb_ns = clock_now() + ABSORB_INTERVAL;
     begin(m, m->config.reuse ? MIRROR_OFFER : MIRROR_BULK, m->dev->size);
     return 0;
 }
@@ -104,13 +112,46 @@ static int start_anew(struct mirror_source *m, uint64_t *ret_blocks, struct err 
     return 0;
 }
 
-/* Blocks that were offered and refused join the pass. *ret_blocks: of the whole pass. */
-static void take_refused(struct mirror_source *m, uint64_t *ret_blocks)
+static bool reads_all(struct mirror_source *m)
+{
+    bool all;
+
+    pthread_mutex_lock(&m->lock);
+    all = m->active && m->kind != MIRROR_DIRTY;
+    pthread_mutex_unlock(&m->lock);
+    return all;
+}
+
+void mirror_source_absorb(struct mirror_source *m)
+{
+    uint64_t begin = clock_now();
+    struct err ignored; /* what is wrong with the marks is told when the next pass takes them */
+    uint64_t blocks;
+
+    if (!m->tracker || begin < m->absorb_ns || !reads_all(m) || m->tracker->ops->collect(m->tracker, &m->later, &blocks, &ignored) < 0)
+        return;
+    /* A hole that was known before may have been written to. */
+    pthread_mutex_lock(&m->lock);
+    m->extent_from = m->extent_end = 0;
+    m->has_later = true;
+    pthread_mutex_unlock(&m->lock);
+    /* Workers go on meanwhile: a block that is still in todo is claimed after its mark was taken, and read after that. */
+    (void)regions_note(&m->regions, &m->later);
+    blocks = bitmap_subtract(&m->later, &m->todo);
+    pthread_mutex_lock(&m->lock);
+    m->later_octets = blocks * TRACKER_GRANULARITY;
+    pthread_mutex_unlock(&m->lock);
+    m->absorb_ns = clock_now() + MAX(ABSORB_INTERVAL, (clock_now() - begin) * ABSORB_SHARE);
+}
+
+/* What was left for later joins the pass. *ret_blocks: of the whole pass. */
+static void take_later(struct mirror_source *m, uint64_t *ret_blocks)
 {
     pthread_mutex_lock(&m->lock);
-    if (m->refused_octets) {
-        (void)bitmap_take(&m->todo, m->refused.words);
-        m->refused_octets = 0;
+    if (m->has_later) {
+        (void)bitmap_take(&m->todo, m->later.words);
+        m->has_later = false;
+        m->later_octets = 0;
         *ret_blocks = bitmap_count(&m->todo);
     }
     pthread_mutex_unlock(&m->lock);
@@ -150,7 +191,7 @@ int mirror_source_begin_pass(struct mirror_source *m, bool last, uint64_t *ret_b
         r = start_anew(m, ret_blocks, err);
     if (r < 0)
         return r;
-    take_refused(m, ret_blocks);
+    take_later(m, ret_blocks);
     sift(m, last, ret_blocks);
     if (*ret_blocks == 0 && !bitmap_next_run(&m->todo, 0, 1, &first))
         return 0;
@@ -181,8 +222,9 @@ void mirror_source_forget(struct mirror_source *m)
     m->forgotten = m->stats.passes != 0;
     m->config.reuse = true;
     chain_reset(&m->chain);
-    bitmap_clear_run(&m->refused, 0, m->refused.bits);
-    m->refused_octets = 0;
+    bitmap_clear_run(&m->later, 0, m->later.bits);
+    m->has_later = false;
+    m->later_octets = 0;
 }
 
 int mirror_source_check(struct mirror_source *m, struct err *err)
@@ -205,7 +247,7 @@ uint64_t mirror_source_dirty(struct mirror_source *m)
     uint64_t octets = m->tracker ? m->tracker->ops->count(m->tracker) * TRACKER_GRANULARITY : 0;
 
     pthread_mutex_lock(&m->lock);
-    octets += m->refused_octets + mirror_source_is_put_off(m);
+    octets += m->later_octets + mirror_source_is_put_off(m);
     pthread_mutex_unlock(&m->lock);
     return octets;
 }

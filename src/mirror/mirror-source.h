@@ -50,6 +50,10 @@ int mirror_source_attach(struct mirror_source *m, struct stream *stream, struct 
  * pass anyhow. Begins nothing when it was begun already. */
 int mirror_source_begin_bulk(struct mirror_source *m, struct err *err);
 
+/* While the bulk pass is under way: marks of what it has not read yet are taken off, since it will read what was written, and regions
+ * that are written a lot are left to its end. To be called many times a second; it decides itself when to look. */
+void mirror_source_absorb(struct mirror_source *m);
+
 /* Begins a pass over what was marked since, and what was offered and refused. *ret_blocks 0: nothing was, no pass was begun.
  * When the tracker may have lost marks, all of the disk is dirty again (a few times; then -EIO), or, with `last`, the guest
  * stands still and it is -EIO. */
@@ -71,7 +75,7 @@ int mirror_source_check(struct mirror_source *m, struct err *err);
 /* Nothing left to read in this pass and nothing in flight. Thread-safe. */
 bool mirror_source_idle(struct mirror_source *m);
 
-/* Octets marked and not yet taken, or refused and not yet sent. */
+/* Octets marked and not in a pass yet, or refused and not yet sent; while the bulk pass is under way, about. */
 uint64_t mirror_source_dirty(struct mirror_source *m);
 
 /* The guest stands still: waits for its last writes, and after the last pass compares counts. */

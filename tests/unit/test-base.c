@@ -116,5 +116,22 @@ START_TEST(bitmap_take_moves_marks)
 }
 END_TEST
 
-UNIT_MAIN("base", err_keeps_context, err_never_overflows, err_is_printable, bitmap_runs_cross_words, bitmap_last_bits,
+START_TEST(bitmap_subtract_leaves_the_rest)
+{
+    struct bitmap a, b;
+
+    ck_assert_int_eq(bitmap_init(&a, 1000), 0);
+    ck_assert_int_eq(bitmap_init(&b, 1000), 0);
+    bitmap_set_run(&a, 10, 100);
+    bitmap_set_run(&b, 50, 900);
+    ck_assert_uint_eq(bitmap_subtract(&a, &b), 40);
+    ck_assert_uint_eq(bitmap_count(&a), 40);
+    ck_assert(bitmap_test(&a, 49) && !bitmap_test(&a, 50));
+    ck_assert_uint_eq(bitmap_count(&b), 900);
+    bitmap_finish(&a);
+    bitmap_finish(&b);
+}
+END_TEST
+
+UNIT_MAIN("base", err_keeps_context, err_never_overflows, err_is_printable, bitmap_runs_cross_words, bitmap_last_bits, bitmap_subtract_leaves_the_rest,
           bitmap_take_moves_marks)
