@@ -7,11 +7,13 @@
 
 #include <string.h>
 
-/* A pass costs a look at the whole bitmap and a record for every few blocks: not before so much time has gone by, or half of what the
- * last pass took if that is less (or it would not converge), and not before what is dirty would take this part of the downtime. A
- * block that is written over and over is sent that much less often. */
-#define PASS_INTERVAL  (50 * NS_PER_MS)
+/* A pass costs a look at the whole bitmap and a record for every few blocks: a disk has none before what is marked would take this part
+ * of the downtime, nor before so much time has gone by since its last one, so that a block that is written over and over is sent that
+ * much less often. */
 #define PASS_SHARE     4
+#define PASS_INTERVAL  (50 * NS_PER_MS)
+/* With more than this the guest is not stopped. Whatever it writes between two passes would only add to it: there is no rest then. */
+#define STOP_SHARE     2
 #define DRAIN_TIMEOUT  (30 * NS_PER_SEC)
 /* Of a pass, besides its data and a turn to the target and back. */
 #define PASS_OVERHEAD  (2 * NS_PER_MS)
@@ -170,23 +172,16 @@ static double ns_per_octet(const struct source *s, unsigned int i)
     return s->disk_passes[i].octets > 0 ? s->disk_passes[i].ns / s->disk_passes[i].octets : mean_ns_per_octet(s);
 }
 
-/* What is marked, or under way, and what is put off, which may be marked too. Disks one after another: they share one link. */
-static uint64_t dirty_ns(struct source *s, bool with_put_off)
+/* What is marked, or under way, and what is put off, which may be marked too. */
+static uint64_t dirty_ns(struct source *s, unsigned int i)
 {
-    double ns = 0;
+    uint64_t left = mirror_source_dirty(s->disks[i]);
+    struct mirror_source_stats st;
 
-    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
-        uint64_t left = mirror_source_dirty(s->disks[i]);
-        struct mirror_source_stats st;
-
-        mirror_source_stats(s->disks[i], &st);
-        if (!mirror_source_idle(s->disks[i]))
-            left += st.pass_total - MIN(st.pass_total, st.pass_done);
-        if (!with_put_off)
-            left -= mirror_source_is_put_off(s->disks[i]);
-        ns += (double)left * ns_per_octet(s, i);
-    }
-    return (uint64_t)ns;
+    mirror_source_stats(s->disks[i], &st);
+    if (!mirror_source_idle(s->disks[i]))
+        left += st.pass_total - MIN(st.pass_total, st.pass_done);
+    return (uint64_t)((double)left * ns_per_octet(s, i));
 }
 
 /* A pass over marks has ended: what an octet of it took. Marked blocks are small and scattered, so the bulk copy says nothing of that. */
@@ -199,7 +194,6 @@ static void learn_from_pass(struct source *s, unsigned int i, uint64_t now)
         return;
     mirror_source_stats(s->disks[i], &st);
     s->disk_pass_ended_ns[i] = now;
-    s->disk_pass_interval_ns[i] = MIN(took / 2, PASS_INTERVAL);
     s->disk_passes[i].ns = FADE * s->disk_passes[i].ns + (double)(took - MIN(took / 2, pass_overhead(s)));
     s->disk_passes[i].octets = FADE * s->disk_passes[i].octets + (double)st.pass_total;
     s->disk_pass_begun_ns[i] = 0;
@@ -212,38 +206,64 @@ static void put_off(struct source *s, unsigned int i)
     mirror_source_put_off(s->disks[i], (uint64_t)MIN(ns / ns_per_octet(s, i), (double)s->guest->disks[i].size));
 }
 
+/* Of this part of the downtime, what each disk may take: they share one link. */
+static uint64_t share_ns(const struct source *s, unsigned int part)
+{
+    uint64_t ns = s->config->limits.downtime_ns / part;
+
+    return (ns - MIN(ns, pass_overhead(s))) / s->guest->disk_count;
+}
+
+static bool is_due(struct source *s, unsigned int i, uint64_t now)
+{
+    bool rested = now - s->disk_pass_ended_ns[i] >= PASS_INTERVAL;
+    uint64_t ns;
+
+    if (!source_disks_bulk_done(s))
+        return rested;
+    ns = dirty_ns(s, i);
+    return ns > share_ns(s, STOP_SHARE) || (rested && ns > share_ns(s, PASS_SHARE));
+}
+
+static int begin_pass(struct source *s, unsigned int i, uint64_t now, struct err *err)
+{
+    uint64_t blocks;
+    int r;
+
+    put_off(s, i);
+    /* A guest that was told to stop does not wait for a disk that is copied anew. */
+    r = mirror_source_begin_pass(s->disks[i], s->times.suspend_begin != 0, &blocks, err);
+    s->disk_pass_ended_ns[i] = now; /* if it has nothing to send */
+    if (blocks)
+        s->disk_pass_begun_ns[i] = now;
+    return r;
+}
+
+static int drive_disk(struct source *s, unsigned int i, uint64_t now, struct err *err)
+{
+    int r = mirror_source_check(s->disks[i], err);
+
+    if (r == 0)
+        mirror_source_absorb(s->disks[i]);
+    if (r < 0 || !mirror_source_idle(s->disks[i]))
+        return r;
+    if (!s->disk_bulk_done[i]) {
+        s->disk_bulk_done[i] = true;
+        s->disk_pass_ended_ns[i] = now;
+    }
+    learn_from_pass(s, i, now);
+    return !s->disks_final && is_due(s, i, now) ? begin_pass(s, i, now, err) : 0;
+}
+
 int source_disks_drive(struct source *s, struct err *err)
 {
     uint64_t now = clock_now();
-    bool due = !s->disks_final && (!source_disks_bulk_done(s) || PASS_OVERHEAD + dirty_ns(s, false) > s->config->limits.downtime_ns / PASS_SHARE);
 
     for (unsigned int i = 0; i < s->guest->disk_count; i++) {
-        uint64_t blocks;
-        int r;
+        int r = s->disks[i] ? drive_disk(s, i, now, err) : 0;
 
-        if (!s->disks[i])
-            continue;
-        r = mirror_source_check(s->disks[i], err);
         if (r < 0)
             return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
-        if (!mirror_source_idle(s->disks[i]))
-            continue;
-        if (!s->disk_bulk_done[i]) {
-            s->disk_bulk_done[i] = true;
-            s->disk_pass_ended_ns[i] = now;
-            s->disk_pass_interval_ns[i] = PASS_INTERVAL;
-        }
-        learn_from_pass(s, i, now);
-        if (!due || now - s->disk_pass_ended_ns[i] < s->disk_pass_interval_ns[i])
-            continue;
-        s->disk_pass_ended_ns[i] = now;
-        put_off(s, i);
-        /* A guest that was told to stop does not wait for a disk that is copied anew. */
-        r = mirror_source_begin_pass(s->disks[i], s->times.suspend_begin != 0, &blocks, err);
-        if (r < 0)
-            return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
-        if (blocks)
-            s->disk_pass_begun_ns[i] = now;
     }
     return 0;
 }
@@ -268,9 +288,13 @@ bool source_disks_idle(struct source *s)
 
 uint64_t source_disks_tail_ns(struct source *s)
 {
+    uint64_t ns = s->guest->disk_count ? pass_overhead(s) : 0;
+
     if (!source_disks_bulk_done(s))
         return UINT64_MAX;
-    return s->guest->disk_count ? pass_overhead(s) + dirty_ns(s, true) : 0;
+    for (unsigned int i = 0; i < s->guest->disk_count; i++)
+        ns += dirty_ns(s, i);
+    return ns;
 }
 
 int source_disks_drain(struct source *s, struct err *err)

@@ -75,7 +75,6 @@ struct source {
     struct mirror_source *disks[HV_DISKS_MAX];
     bool disk_bulk_done[HV_DISKS_MAX];
     uint64_t disk_pass_ended_ns[HV_DISKS_MAX];
-    uint64_t disk_pass_interval_ns[HV_DISKS_MAX]; /* before the next may begin */
     uint64_t disk_pass_begun_ns[HV_DISKS_MAX]; /* of the pass over marks that is under way; 0: there is none */
     struct {
         double ns, octets; /* 0: there was none */
