@@ -28,7 +28,6 @@ struct claim {
     } runs[RUNS_MAX];
     uint32_t count;
     uint64_t octets;
-    uint64_t end_block;
 };
 
 /* The extent around `offset`. Called with the lock held. */
@@ -47,29 +46,43 @@ static int know_extent(struct mirror_source *m, uint64_t offset, struct err *err
     return 0;
 }
 
-/* Bulk: clears todo over known holes, so that they are neither read nor sent. Called with the lock held. */
+/* The blocks from `first` on that lie in one extent; those of a hole are neither read nor sent. *ret_end: the block behind them.
+ * Called with the lock held. */
+static int pass_extent(struct mirror_source *m, uint64_t first, uint64_t *ret_end, bool *ret_hole, struct err *err)
+{
+    uint64_t length;
+    int r = know_extent(m, first * TRACKER_GRANULARITY, err);
+
+    if (r < 0)
+        return r;
+    *ret_end = m->extent_end == m->dev->size ? m->todo.bits : m->extent_end / TRACKER_GRANULARITY;
+    *ret_hole = m->extent_zero && *ret_end > first;
+    if (!*ret_hole) {
+        *ret_end = DIV_ROUND_UP(m->extent_end, TRACKER_GRANULARITY);
+        return 0;
+    }
+    /* Not what was looked at before. */
+    for (uint64_t at = first, n; at < *ret_end && (n = bitmap_next_run(&m->todo, at, *ret_end - at, &at)) && at < *ret_end; at += n) {
+        n = MIN(n, *ret_end - at);
+        bitmap_clear_run(&m->todo, at, n);
+        length = MIN((at + n) * TRACKER_GRANULARITY, m->dev->size) - at * TRACKER_GRANULARITY;
+        m->stats.zeroes += length;
+        m->stats.pass_done += length;
+    }
+    return 0;
+}
+
+/* Bulk: the cursor goes past known holes. Called with the lock held. */
 static int skip_holes(struct mirror_source *m, struct err *err)
 {
-    while (m->kind == MIRROR_BULK && m->cursor * TRACKER_GRANULARITY < m->dev->size) {
-        uint64_t to;
-        uint64_t length;
-        int r = know_extent(m, m->cursor * TRACKER_GRANULARITY, err);
+    while (m->kind == MIRROR_BULK && m->cursor < m->todo.bits) {
+        bool hole;
+        uint64_t end;
+        int r = pass_extent(m, m->cursor, &end, &hole, err);
 
-        if (r < 0)
+        if (r < 0 || !hole)
             return r;
-        to = m->extent_end == m->dev->size ? m->todo.bits : m->extent_end / TRACKER_GRANULARITY;
-        if (!m->extent_zero || to <= m->cursor)
-            return 0;
-        /* Whole blocks of it, and not what was looked at before. */
-        for (uint64_t at = m->cursor, n, first; at < to && (n = bitmap_next_run(&m->todo, at, to - at, &first)) && first < to;
-             at = first + n) {
-            n = MIN(n, to - first);
-            bitmap_clear_run(&m->todo, first, n);
-            length = MIN((first + n) * TRACKER_GRANULARITY, m->dev->size) - first * TRACKER_GRANULARITY;
-            m->stats.zeroes += length;
-            m->stats.pass_done += length;
-        }
-        m->cursor = to;
+        m->cursor = end;
     }
     return 0;
 }
@@ -94,26 +107,35 @@ static bool next_block(struct mirror_source *m, uint64_t *ret)
 }
 
 /* The same, past known holes. -EAGAIN: there is none. */
-static int next_to_read(struct mirror_source *m, uint64_t *ret, struct err *err)
+static int next_to_read(struct mirror_source *m, struct err *err)
 {
-    int r = 0;
+    uint64_t first;
+    int r;
 
     do {
-        if (!next_block(m, ret))
+        if (!next_block(m, &first))
             return -EAGAIN;
         r = skip_holes(m, err);
-    } while (r == 0 && m->cursor != *ret);
+    } while (r == 0 && m->cursor != first);
     return r;
 }
 
-/* Claims all set bits of one chunk. */
-static void claim_chunk(struct mirror_source *m, struct claim *c, uint64_t chunk)
+/* Claims all set bits of the cursor's chunk, but known holes of a bulk pass. Called with the lock held. */
+static int claim_chunk(struct mirror_source *m, struct claim *c, struct err *err)
 {
-    uint64_t end = MIN((chunk + 1) * CHUNK_BITS, m->todo.bits);
-    uint64_t at = chunk * CHUNK_BITS;
+    uint64_t end = MIN((m->cursor / CHUNK_BITS + 1) * CHUNK_BITS, m->todo.bits);
+    uint64_t at = m->cursor;
     uint64_t first;
     uint64_t n;
+    bool hole;
+    int r;
 
+    while (m->kind == MIRROR_BULK && at < end) {
+        r = pass_extent(m, at, &at, &hole, err);
+        if (r < 0)
+            return r;
+    }
+    at = m->cursor;
     while (at < end && (n = bitmap_next_run(&m->todo, at, end - at, &first)) && first < end) {
         uint64_t offset = first * TRACKER_GRANULARITY;
 
@@ -126,8 +148,8 @@ static void claim_chunk(struct mirror_source *m, struct claim *c, uint64_t chunk
         c->count++;
         at = first + n;
     }
-    c->end_block = end;
     m->cursor = end;
+    return 0;
 }
 
 /* Claims whole chunks. Called with the lock held. */
@@ -159,7 +181,6 @@ static int claim_offers(struct mirror_source *m, struct claim *c, struct err *er
 /* Claims the next chunks of the pass for one record. -EAGAIN: there is none. */
 static int claim_record(struct mirror_source *m, struct claim *c, struct err *err)
 {
-    uint64_t first;
     int r = 0;
 
     c->count = 0;
@@ -167,13 +188,11 @@ static int claim_record(struct mirror_source *m, struct claim *c, struct err *er
     if (m->kind == MIRROR_OFFER)
         return claim_offers(m, c, err);
     for (unsigned int chunks = 0; chunks < RECORD_SPARSE && c->octets < RECORD_CHUNKS * MIRROR_CHUNK; chunks++) {
-        r = next_to_read(m, &first, err);
+        r = next_to_read(m, err);
+        if (r == 0)
+            r = claim_chunk(m, c, err);
         if (r < 0)
             break;
-        /* Only neighbours share a bulk record: large reads, and a hole ends the record. */
-        if (m->kind == MIRROR_BULK && c->count && first != c->end_block)
-            break;
-        claim_chunk(m, c, first / CHUNK_BITS);
     }
     return r < 0 && r != -EAGAIN ? r : c->count ? 0 : -EAGAIN;
 }

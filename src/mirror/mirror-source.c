@@ -87,8 +87,8 @@ int mirror_source_begin_bulk(struct mirror_source *m, struct err *err)
     m->forgotten = false;
     hot_blocks_give_back(&m->hot, &m->todo);
     m->alone = false;
+    regions_init(&m->regions, &m->todo);
     bitmap_set_all(&m->todo);
-    regions_init(&m->regions, m->todo.bits);
     m->absorb_ns = clock_now() + ABSORB_INTERVAL;
     begin(m, m->config.reuse ? MIRROR_OFFER : MIRROR_BULK, m->dev->size);
     return 0;
@@ -136,7 +136,7 @@ void mirror_source_absorb(struct mirror_source *m)
     m->has_later = true;
     pthread_mutex_unlock(&m->lock);
     /* Workers go on meanwhile: a block that is still in todo is claimed after its mark was taken, and read after that. */
-    (void)regions_note(&m->regions, &m->later);
+    regions_note(&m->regions, &m->later);
     blocks = bitmap_subtract(&m->later, &m->todo);
     pthread_mutex_lock(&m->lock);
     m->later_octets = blocks * TRACKER_GRANULARITY;

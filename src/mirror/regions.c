@@ -8,26 +8,13 @@
 #define BLOCKS_LEAST 256u /* of a region: reads stay large */
 #define BUSY_SHARE   128u /* a region is busy when this part of its blocks was written */
 
-void regions_init(struct regions *r, uint64_t blocks)
+void regions_note(struct regions *r, const struct bitmap *written)
 {
-    uint64_t each = DIV_ROUND_UP(blocks, REGIONS_MAX);
-
-    r->blocks = DIV_ROUND_UP(MAX(each, BLOCKS_LEAST), 64) * 64;
-    memset(r->marks, 0, sizeof(r->marks));
-}
-
-uint64_t regions_note(struct regions *r, const struct bitmap *written)
-{
-    uint64_t sum = 0;
-
     for (uint64_t i = 0, first = 0; first < written->bits; i++, first += r->blocks) {
         struct bitmap part = {written->words + first / 64, MIN(r->blocks, written->bits - first)};
-        uint64_t marks = bitmap_count(&part);
 
-        (void)__atomic_fetch_add(&r->marks[i], marks, __ATOMIC_RELAXED);
-        sum += marks;
+        (void)__atomic_fetch_add(&r->marks[i], bitmap_count(&part), __ATOMIC_RELAXED);
     }
-    return sum;
 }
 
 bool regions_is_busy(const struct regions *r, uint64_t block)
@@ -38,4 +25,24 @@ bool regions_is_busy(const struct regions *r, uint64_t block)
 uint64_t regions_end(const struct regions *r, uint64_t block)
 {
     return (block / r->blocks + 1) * r->blocks;
+}
+
+/* A server can have kept marks for days: where nearly all is marked they do not say where the guest writes now. */
+static bool says_nothing(const struct regions *r, uint64_t blocks)
+{
+    uint64_t busy = 0;
+
+    for (uint64_t first = 0; first < blocks; first += r->blocks)
+        busy += regions_is_busy(r, first);
+    return busy * r->blocks > blocks / 8 * 7;
+}
+
+void regions_init(struct regions *r, const struct bitmap *written)
+{
+    uint64_t each = DIV_ROUND_UP(written->bits, REGIONS_MAX);
+
+    *r = (struct regions){.blocks = DIV_ROUND_UP(MAX(each, BLOCKS_LEAST), 64) * 64};
+    regions_note(r, written);
+    if (says_nothing(r, written->bits))
+        memset(r->marks, 0, sizeof(r->marks));
 }

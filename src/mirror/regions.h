@@ -16,11 +16,11 @@ struct regions {
     uint64_t marks[REGIONS_MAX]; /* seen so far, a block each time; one thread notes them while others ask */
 };
 
-/* Of a disk of so many blocks; none is written yet. */
-void regions_init(struct regions *r, uint64_t blocks);
+/* Of a disk as large as `written`, of which these blocks were written before. */
+void regions_init(struct regions *r, const struct bitmap *written);
 
-/* These blocks were written. Returns how many they are. */
-uint64_t regions_note(struct regions *r, const struct bitmap *written);
+/* These blocks were written since. */
+void regions_note(struct regions *r, const struct bitmap *written);
 
 /* The region of `block` is one that is written a lot. */
 bool regions_is_busy(const struct regions *r, uint64_t block);

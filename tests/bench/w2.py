@@ -18,6 +18,7 @@ PATIENCE = 20.0  # seconds to get ready
 SETTLE = 0.1  # seconds in which writes in flight end, for QEMU not counted
 LATE = "written faster than they can be copied"  # what xmotion says then
 AREA = 1024 * MIB
+WARM = 3  # times the disk: what is touched first has been given back in part when the copy begins
 
 
 class Writer:
@@ -190,7 +191,7 @@ def run_once(peer, link, work, source, target, rate):
         group = Group("writer", work)
         ends.callback(group.end)
         copy.prepare()
-        warm_memory(copy.size + 256 * MIB)
+        warm_memory(WARM * copy.size)
         writer = Writer(group, work, copy.uri, rate)
         time.sleep(BEFORE)
         begin, ready = copy.live(writer)

@@ -97,6 +97,49 @@ START_TEST(busy_region_comes_last)
 }
 END_TEST
 
+/* What was marked before the bulk pass says where the guest writes too, unless it is nearly everything. */
+static void check_busy_before(uint64_t from, uint64_t last_from)
+{
+    struct err err = {0};
+
+    fill(&copy, DISK);
+    copy.from.on_read = note_read;
+    copy_connect(&copy, 1, false);
+    for (uint64_t at = from; at < AHEAD + REGION; at += CHUNK)
+        write_marked(&copy, at, "busy", 4);
+    ck_assert_int_eq(mirror_source_begin_bulk(copy.source, &err), 0);
+    pass_wait(&copy, 1);
+    ck_assert_uint_ge(last_read, last_from);
+    ck_assert_uint_lt(last_read, last_from + REGION);
+    ck_assert_uint_eq(pass(&copy), 0);
+    check_equal(&copy);
+    copy_end(&copy);
+}
+
+START_TEST(busy_before)
+{
+    check_busy_before(AHEAD, AHEAD);
+    check_busy_before(0, AHEAD);
+}
+END_TEST
+
+START_TEST(busy_everywhere_before)
+{
+    struct err err = {0};
+
+    fill(&copy, DISK);
+    copy.from.on_read = note_read;
+    copy_connect(&copy, 1, false);
+    for (uint64_t at = 0; at < DISK; at += CHUNK)
+        write_marked(&copy, at, "busy", 4);
+    ck_assert_int_eq(mirror_source_begin_bulk(copy.source, &err), 0);
+    ck_assert(!regions_is_busy(&copy.source->regions, 0));
+    pass_wait(&copy, 1);
+    check_equal(&copy);
+    copy_end(&copy);
+}
+END_TEST
+
 START_TEST(a_single_write_is_not_busy)
 {
     fill(&copy, DISK);
@@ -212,5 +255,6 @@ START_TEST(written_all_the_while)
 }
 END_TEST
 
-UNIT_MAIN("mirror-absorb", written_before_it_is_read, written_again_behind, busy_region_comes_last, a_single_write_is_not_busy, holes_fill,
+UNIT_MAIN("mirror-absorb", written_before_it_is_read, written_again_behind, busy_region_comes_last, busy_before, busy_everywhere_before,
+          a_single_write_is_not_busy, holes_fill,
           zeroed_behind, offers_and_writes, written_all_the_while)

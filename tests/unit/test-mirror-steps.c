@@ -417,17 +417,33 @@ START_TEST(densest_record_fits)
 }
 END_TEST
 
-START_TEST(hole_ends_a_bulk_record)
+START_TEST(bulk_record_goes_past_holes)
 {
     source_make(6 * CHUNK);
     memset(disk.data + CHUNK, 0, 2 * CHUNK);
     disk.tells_holes = true;
     begin_bulk();
     ck_assert_int_eq(fake_take(&one, &err), 0);
-    ck_assert_uint_eq(head_of(&one).raw_length, CHUNK);
+    ck_assert_uint_eq(head_of(&one).raw_length, 4 * CHUNK);
+    ck_assert_uint_eq(block_of(&one, 1).offset, 3 * CHUNK);
     fake_done(&one, 0);
-    ck_assert_uint_eq(send_all(), 1);
-    ck_assert_uint_eq(block_of(&one, 0).offset, 3 * CHUNK);
+    ck_assert_uint_eq(send_all(), 0);
+    source_remove();
+}
+END_TEST
+
+/* A block here and there in a large hole: neither a record each, nor a chunk read for each. */
+START_TEST(blocks_within_holes_share_a_record)
+{
+    source_make(40 * CHUNK);
+    for (uint64_t at = 0; at < 40 * CHUNK; at += 4096) {
+        if (at % CHUNK != 8192)
+            memset(disk.data + at, 0, 4096);
+    }
+    disk.tells_holes = true;
+    begin_bulk();
+    ck_assert_uint_eq(send_all(), 2);
+    ck_assert_uint_eq(disk.octets_read, 40 * 4096);
     source_remove();
 }
 END_TEST
@@ -496,5 +512,5 @@ UNIT_MAIN("mirror-steps", work_wakes_the_stream, pass_is_done_with_its_last_ackn
           refused_of_a_disk_that_does_not_change, offers_are_bounded, failed_read_is_taken_again,
           failed_extent_fails_the_pass, mark_is_taken_before_the_read, bulk_takes_the_marks_before_it,
           mark_behind_the_cursor_waits_for_the_next_pass, one_record_has_all_of_a_chunk, sparse_records_are_bounded,
-          densest_record_fits, hole_ends_a_bulk_record, holes_that_end_within_a_block_count_once,
+          densest_record_fits, bulk_record_goes_past_holes, blocks_within_holes_share_a_record, holes_that_end_within_a_block_count_once,
           disk_that_does_not_change_has_one_pass, hot_blocks_wait_for_the_last_pass)
