@@ -38,15 +38,23 @@ static unsigned int choose_count(const struct source *s)
     return (unsigned int)MIN(MAX(cores, CONNECTIONS_LEAST), CONNECTIONS_MOST);
 }
 
+int source_data_greeted(void *source, struct conn *c, const struct record *record, struct err *err)
+{
+    json_t *answer = NULL;
+    int r = control_take(c, record, WIRE_HELLO, &answer, err);
+
+    (void)source;
+    json_decref(answer);
+    return r;
+}
+
 /* After a drop: what the target said in RESUMED counts until the first data connection is answered, and no record may go before that. */
 static int hear_greeting(struct source_opening *o)
 {
     struct record record;
     int r = conn_recv(o->conn, &record, &o->err);
 
-    if (r == 0 && record.type != WIRE_HELLO)
-        r = err_set(&o->err, -EPROTO, "%s does not take the data connection", o->source->config->address);
-    return r;
+    return r < 0 ? r : source_data_greeted(o->source, o->conn, &record, &o->err);
 }
 
 static int introduce(struct source_opening *o)

@@ -115,7 +115,7 @@ void source_disconnect(struct source *s)
 
 int source_make_stream(struct source *s, struct err *err)
 {
-    struct stream_config c = {.compress = s->compress, .greeting_due = s->drops == 0, .failed = source_stream_failed, .data = s};
+    struct stream_config c = {.compress = s->compress, .greeted = s->drops ? NULL : source_data_greeted, .failed = source_stream_failed, .data = s};
 
     s->connections_opened = 0;
     source_care_new_stream(s);

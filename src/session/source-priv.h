@@ -163,6 +163,8 @@ int source_data_begin(struct source *s, struct err *err);
 void source_data_greet(struct source *s, enum source_greeting greeting);
 /* Gives the connections to a new stream, which has none yet. Begins to open them if that was not done. */
 int source_data_open(struct source *s, struct err *err);
+/* The answer to a data connection's HELLO; any thread. */
+int source_data_greeted(void *source, struct conn *c, const struct record *record, struct err *err);
 /* What was opened and not given to a stream. */
 void source_data_end(struct source *s);
 

@@ -222,11 +222,9 @@ static int take_need(struct worker *w, const struct record *record, struct err *
 
 static int take_greeting(struct worker *w, const struct record *record, struct err *err)
 {
-    if (record->type != WIRE_HELLO)
-        return err_set(err, -EPROTO, "%s does not take the data connection", conn_peer(w->conn));
     w->greeting_due = false;
     conn_set_max_body(w->conn, ANSWER_MAX);
-    return 0;
+    return w->stream->config.greeted(w->stream->config.data, w->conn, record, err);
 }
 
 static int take_answer(struct worker *w, const struct record *record, struct err *err)
@@ -481,7 +479,7 @@ static struct worker *worker_new(struct stream *s, struct conn *c)
         return NULL;
     w->stream = s;
     w->conn = c;
-    w->greeting_due = s->config.greeting_due;
+    w->greeting_due = s->config.greeted != NULL;
     compress_choice_init(&w->choice, s->config.compress);
     w->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     w->buffer = aligned_alloc(BUFFER_ALIGN, BUFFER_SIZE);
@@ -520,7 +518,7 @@ int stream_add(struct stream *s, struct conn *c, struct err *err)
 
     if (!w)
         return err_set(err, -ENOMEM, "no memory for a data connection");
-    conn_set_max_body(c, s->config.greeting_due ? GREETING_MAX : ANSWER_MAX);
+    conn_set_max_body(c, s->config.greeted ? GREETING_MAX : ANSWER_MAX);
     (void)pthread_mutex_lock(&s->lock);
     r = start_worker(s, w, err);
     (void)pthread_mutex_unlock(&s->lock);

@@ -54,7 +54,9 @@ struct stream_config {
     uint32_t window_records; /* most records in flight per connection (default 32 when 0) */
     uint64_t window_bytes;   /* most octets in flight per connection (default 4 MiB when 0) */
     enum compress_mode compress;
-    bool greeting_due; /* HELLO was sent on the connections that are added, and its answer was not waited for */
+    /* NULL, or: HELLO was sent on the connections that are added, and nobody waits for its answer. Worker thread, once for each: the
+     * answer is `record`; the data connection stands with 0. */
+    int (*greeted)(void *data, struct conn *c, const struct record *record, struct err *err);
     uint64_t answer_timeout_ns; /* longest silence of a peer that has records to acknowledge, then
                                    -ETIMEDOUT (default 60 s when 0) */
     /* Worker thread, once: the first error of any worker. The stream is then failed for good: all

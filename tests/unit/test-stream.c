@@ -151,6 +151,12 @@ START_TEST(false_ack)
 }
 END_TEST
 
+static int takes_hello(void *data, struct conn *c, const struct record *record, struct err *err)
+{
+    (void)data;
+    return record->type == WIRE_HELLO ? 0 : err_set(err, -EREMOTEIO, "%s says: %.*s", conn_peer(c), (int)record->length, (char *)record->body);
+}
+
 /* Sends one record before HELLO was answered; then the answer is `type`. Returns the stream's failure; 0: the record was acknowledged. */
 static int answered_late(struct numbers *n, enum wire_type type)
 {
@@ -159,7 +165,7 @@ static int answered_late(struct numbers *n, enum wire_type type)
     struct pair p;
     struct err err;
 
-    stream_one(&p, &(struct stream_config){.greeting_due = true, .failed = numbers_failed, .data = n}, n, &s, &server);
+    stream_one(&p, &(struct stream_config){.greeted = takes_hello, .failed = numbers_failed, .data = n}, n, &s, &server);
     ck_assert_int_eq(conn_send(server, type, &(struct iovec){(void *)"{\"a\":\"longer than any acknowledgement may be\"}", 47}, 1, &err), 0);
     (void)conn_send(server, WIRE_ACK, &(struct iovec){(void *)"\0\0\0\0\0\0\0\1", 8}, 1, &err);
     while (!atomic_load(&n->failed) && !atomic_load(&n->done_ok))
@@ -175,8 +181,8 @@ START_TEST(late_greeting)
     static struct numbers good = {.limit = 1, .shift = 10}, bad = {.limit = 1, .shift = 10};
 
     ck_assert_int_eq(answered_late(&good, WIRE_HELLO), 0);
-    ck_assert_int_eq(answered_late(&bad, WIRE_FAILED), -EPROTO);
-    ck_assert_ptr_nonnull(strstr(bad.err.text, "does not take the data connection"));
+    ck_assert_int_eq(answered_late(&bad, WIRE_FAILED), -EREMOTEIO);
+    ck_assert_ptr_nonnull(strstr(bad.err.text, "longer than any"));
     ck_assert_uint_eq(bad.done_ok, 0);
 }
 END_TEST
