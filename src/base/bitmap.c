@@ -164,10 +164,15 @@ uint64_t bitmap_subtract(struct bitmap *b, const struct bitmap *other)
 
     assert(b->bits == other->bits);
     for (uint64_t i = 0; i < words; i++) {
-        uint64_t w = load(b, i) & load(other, i);
+        uint64_t both;
 
-        if (w)
-            (void)__atomic_fetch_and(&b->words[i], ~w, __ATOMIC_SEQ_CST);
+        if (i % STRIDE == 0 && words - i >= STRIDE && are_clear(&b->words[i])) {
+            i += STRIDE - 1;
+            continue;
+        }
+        both = load(b, i) & load(other, i);
+        if (both)
+            (void)__atomic_fetch_and(&b->words[i], ~both, __ATOMIC_SEQ_CST);
         left += (uint64_t)__builtin_popcountll(load(b, i));
     }
     return left;

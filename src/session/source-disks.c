@@ -206,23 +206,22 @@ static void put_off(struct source *s, unsigned int i)
     mirror_source_put_off(s->disks[i], (uint64_t)MIN(ns / ns_per_octet(s, i), (double)s->guest->disks[i].size));
 }
 
-/* Of this part of the downtime, what each disk may take: they share one link. */
-static uint64_t share_ns(const struct source *s, unsigned int part)
+/* The disk's pass has ended, or it has had none yet. */
+static int look_at_disk(struct source *s, unsigned int i, uint64_t now, struct err *err)
 {
-    uint64_t ns = s->config->limits.downtime_ns / part;
+    int r = mirror_source_check(s->disks[i], err);
 
-    return (ns - MIN(ns, pass_overhead(s))) / s->guest->disk_count;
-}
-
-static bool is_due(struct source *s, unsigned int i, uint64_t now)
-{
-    bool rested = now - s->disk_pass_ended_ns[i] >= PASS_INTERVAL;
-    uint64_t ns;
-
-    if (!source_disks_bulk_done(s))
-        return rested;
-    ns = dirty_ns(s, i);
-    return ns > share_ns(s, STOP_SHARE) || (rested && ns > share_ns(s, PASS_SHARE));
+    if (r < 0)
+        return r;
+    mirror_source_absorb(s->disks[i]);
+    if (!mirror_source_idle(s->disks[i]))
+        return 0;
+    if (!s->disk_bulk_done[i]) {
+        s->disk_bulk_done[i] = true;
+        s->disk_pass_ended_ns[i] = now;
+    }
+    learn_from_pass(s, i, now);
+    return 0;
 }
 
 static int begin_pass(struct source *s, unsigned int i, uint64_t now, struct err *err)
@@ -233,35 +232,51 @@ static int begin_pass(struct source *s, unsigned int i, uint64_t now, struct err
     put_off(s, i);
     /* A guest that was told to stop does not wait for a disk that is copied anew. */
     r = mirror_source_begin_pass(s->disks[i], s->times.suspend_begin != 0, &blocks, err);
-    s->disk_pass_ended_ns[i] = now; /* if it has nothing to send */
+    if (r < 0)
+        return r;
+    s->disk_pass_ended_ns[i] = now; /* if there was nothing to send */
     if (blocks)
         s->disk_pass_begun_ns[i] = now;
-    return r;
+    return 0;
 }
 
-static int drive_disk(struct source *s, unsigned int i, uint64_t now, struct err *err)
+/* Of this part of the downtime, what each disk may take: they share one link. */
+static uint64_t share_ns(const struct source *s, unsigned int part)
 {
-    int r = mirror_source_check(s->disks[i], err);
+    uint64_t ns = s->config->limits.downtime_ns / part;
 
-    if (r == 0)
-        mirror_source_absorb(s->disks[i]);
-    if (r < 0 || !mirror_source_idle(s->disks[i]))
-        return r;
-    if (!s->disk_bulk_done[i]) {
-        s->disk_bulk_done[i] = true;
-        s->disk_pass_ended_ns[i] = now;
-    }
-    learn_from_pass(s, i, now);
-    return !s->disks_final && is_due(s, i, now) ? begin_pass(s, i, now, err) : 0;
+    return (ns - MIN(ns, pass_overhead(s))) / s->guest->disk_count;
+}
+
+/* While the bulk copy of another disk is under way nothing is known of the tail: `tail` is UINT64_MAX. */
+static bool is_due(struct source *s, unsigned int i, uint64_t tail, uint64_t now)
+{
+    bool rested = now - s->disk_pass_ended_ns[i] >= PASS_INTERVAL;
+    uint64_t ns;
+
+    if (tail == UINT64_MAX)
+        return rested;
+    ns = dirty_ns(s, i);
+    return (rested && ns > share_ns(s, PASS_SHARE)) || (tail > s->config->limits.downtime_ns / STOP_SHARE && ns > share_ns(s, STOP_SHARE));
 }
 
 int source_disks_drive(struct source *s, struct err *err)
 {
     uint64_t now = clock_now();
+    uint64_t tail;
+    int r = 0;
 
-    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
-        int r = s->disks[i] ? drive_disk(s, i, now, err) : 0;
-
+    for (unsigned int i = 0; r == 0 && i < s->guest->disk_count; i++) {
+        r = s->disks[i] ? look_at_disk(s, i, now, err) : 0;
+        if (r < 0)
+            return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
+    }
+    if (s->disks_final)
+        return 0;
+    tail = source_disks_tail_ns(s);
+    for (unsigned int i = 0; r == 0 && i < s->guest->disk_count; i++) {
+        if (s->disks[i] && mirror_source_idle(s->disks[i]) && is_due(s, i, tail, now))
+            r = begin_pass(s, i, now, err);
         if (r < 0)
             return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
     }
