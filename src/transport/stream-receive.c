@@ -53,7 +53,8 @@ static int take_one(struct receiver *v, const struct record *record,
     if (record->type != WIRE_DISK_DATA && record->type != WIRE_MEMORY_PAGES)
         return err_set(err, -EPROTO, "%s sent %s on a data connection", conn_peer(v->conn),
                        wire_type_name(record->type));
-    (void)sched_yield(); /* as the sender does */
+    if (v->taken % STREAM_YIELD_RECORDS == 0)
+        (void)sched_yield();
     r = take(data, record, &need, err);
     if (r < 0)
         return r;

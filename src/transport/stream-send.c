@@ -436,7 +436,8 @@ static int turn(struct worker *w, struct err *err)
 
     if (r < 0)
         return r;
-    (void)sched_yield(); /* who waits for this processor for a moment gets it between two records: guests' disks are served by such */
+    if (w->sent % STREAM_YIELD_RECORDS == 0)
+        (void)sched_yield();
     r = in_flight(w) < w->stream->config.window_records ? ask_timed(w, &next, err) : -EAGAIN;
     if (r == -EAGAIN)
         return wait_for_news(w, seen, FOR_EVER, err);

@@ -50,6 +50,10 @@ struct stream_source_ops {
 
 struct stream;
 
+/* Who waits for a processor for a moment gets it from a worker, of either end, between so many records: guests' disks are served by such.
+ * After each of them the guest's writes would be served one by one, which takes more of the processor in all (docs/performance.md). */
+#define STREAM_YIELD_RECORDS 2
+
 struct stream_config {
     uint32_t window_records; /* most records in flight per connection (default 32 when 0) */
     uint64_t window_bytes;   /* most octets in flight per connection (default 4 MiB when 0) */
