@@ -19,12 +19,12 @@ PATIENCE = 20.0  # seconds to get ready
 SETTLE = 0.1  # seconds in which writes in flight end, for QEMU not counted
 LATE = "written faster than they can be copied"  # what xmotion says then
 AREA = 1024 * MIB
-TRIES = 3  # of a run whose writer got too little when it was alone
+TRIES = 3  # of a run that says nothing
 WARM = 3  # times the disk: what is touched first has been given back in part when the copy begins
 
 
 class Disturbed(Failure):
-    """The machine had other work."""
+    """A run that says nothing of the copy."""
 
 
 class Writer:
@@ -154,9 +154,10 @@ class Mirror(disks.Mirror):
         time.sleep(SETTLE)  # what comes after the switch would be written to the target alone
         stopped = time.monotonic()
         self.monitor.command("job-complete", id="copy")
-        ended = self.monitor.wait_event(disks.is_job("concluded"), PATIENCE)
-        if not ended or self.monitor.command("query-jobs")[0].get("error"):
-            raise Failure(f"{self.name}: the job does not complete: {self.monitor.command('query-jobs')}")
+        if not self.monitor.wait_event(disks.is_job("concluded"), PATIENCE):
+            raise Disturbed("the writer was halted in the middle of a request, for whose end QEMU's server waits")
+        if error := self.monitor.command("query-jobs")[0].get("error"):
+            raise Failure(f"{self.name}: the job fails: {error}")
         self.stop_ms = (time.monotonic() - stopped) * 1e3
         return begin, disks.at(event)
 
