@@ -206,7 +206,7 @@ static void put_off(struct source *s, unsigned int i)
     mirror_source_put_off(s->disks[i], (uint64_t)MIN(ns / ns_per_octet(s, i), (double)s->guest->disks[i].size));
 }
 
-/* The disk's pass has ended, or it has had none yet. */
+/* Between two turns its pass may have gone on, or ended. */
 static int look_at_disk(struct source *s, unsigned int i, uint64_t now, struct err *err)
 {
     int r = mirror_source_check(s->disks[i], err);
@@ -248,35 +248,52 @@ static uint64_t share_ns(const struct source *s, unsigned int part)
     return (ns - MIN(ns, pass_overhead(s))) / s->guest->disk_count;
 }
 
-/* While the bulk copy of another disk is under way nothing is known of the tail: `tail` is UINT64_MAX. */
-static bool is_due(struct source *s, unsigned int i, uint64_t tail, uint64_t now)
+/* What each disk's marks would take, and all of it. UINT64_MAX while the bulk copy of a disk is under way: nothing is known of it yet. */
+static uint64_t tail_ns(struct source *s, uint64_t ret_each[HV_DISKS_MAX])
+{
+    uint64_t sum = s->guest->disk_count ? pass_overhead(s) : 0;
+
+    if (!source_disks_bulk_done(s))
+        return UINT64_MAX;
+    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
+        ret_each[i] = dirty_ns(s, i);
+        sum += ret_each[i];
+    }
+    return sum;
+}
+
+/* `ns`: what its marks would take. What is put off makes no pass due that rests. */
+static bool is_due(const struct source *s, unsigned int i, uint64_t ns, uint64_t tail, uint64_t now)
 {
     bool rested = now - s->disk_pass_ended_ns[i] >= PASS_INTERVAL;
-    uint64_t ns;
+    uint64_t put_off_ns = (uint64_t)((double)mirror_source_is_put_off(s->disks[i]) * ns_per_octet(s, i));
 
     if (tail == UINT64_MAX)
         return rested;
-    ns = dirty_ns(s, i);
-    return (rested && ns > share_ns(s, PASS_SHARE)) || (tail > s->config->limits.downtime_ns / STOP_SHARE && ns > share_ns(s, STOP_SHARE));
+    if (tail > s->config->limits.downtime_ns / STOP_SHARE && ns > share_ns(s, STOP_SHARE))
+        return true;
+    return rested && ns - MIN(ns, put_off_ns) > share_ns(s, PASS_SHARE);
 }
 
 int source_disks_drive(struct source *s, struct err *err)
 {
     uint64_t now = clock_now();
+    uint64_t each[HV_DISKS_MAX] = {0};
     uint64_t tail;
-    int r = 0;
+    int r;
 
-    for (unsigned int i = 0; r == 0 && i < s->guest->disk_count; i++) {
+    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
         r = s->disks[i] ? look_at_disk(s, i, now, err) : 0;
         if (r < 0)
             return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
     }
     if (s->disks_final)
         return 0;
-    tail = source_disks_tail_ns(s);
-    for (unsigned int i = 0; r == 0 && i < s->guest->disk_count; i++) {
-        if (s->disks[i] && mirror_source_idle(s->disks[i]) && is_due(s, i, tail, now))
-            r = begin_pass(s, i, now, err);
+    tail = tail_ns(s, each);
+    for (unsigned int i = 0; i < s->guest->disk_count; i++) {
+        if (!s->disks[i] || !mirror_source_idle(s->disks[i]) || !is_due(s, i, each[i], tail, now))
+            continue;
+        r = begin_pass(s, i, now, err);
         if (r < 0)
             return err_prefix(err, r, "disk %s", s->guest->disks[i].vbd);
     }
@@ -303,13 +320,9 @@ bool source_disks_idle(struct source *s)
 
 uint64_t source_disks_tail_ns(struct source *s)
 {
-    uint64_t ns = s->guest->disk_count ? pass_overhead(s) : 0;
+    uint64_t each[HV_DISKS_MAX];
 
-    if (!source_disks_bulk_done(s))
-        return UINT64_MAX;
-    for (unsigned int i = 0; i < s->guest->disk_count; i++)
-        ns += dirty_ns(s, i);
-    return ns;
+    return tail_ns(s, each);
 }
 
 int source_disks_drain(struct source *s, struct err *err)
