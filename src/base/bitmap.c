@@ -38,6 +38,11 @@ static bool are_clear(const uint64_t *words)
     return any == 0;
 }
 
+static bool begins_clear_stride(const uint64_t *words, uint64_t i, uint64_t count)
+{
+    return i % STRIDE == 0 && count - i >= STRIDE && are_clear(&words[i]);
+}
+
 bool bitmap_test(const struct bitmap *b, uint64_t bit)
 {
     assert(bit < b->bits);
@@ -144,7 +149,7 @@ uint64_t bitmap_take(struct bitmap *b, uint64_t *from)
     for (uint64_t i = 0; i < words; i++) {
         uint64_t w;
 
-        if (i % STRIDE == 0 && words - i >= STRIDE && are_clear(&from[i])) {
+        if (begins_clear_stride(from, i, words)) {
             i += STRIDE - 1;
             continue;
         }
@@ -166,7 +171,7 @@ uint64_t bitmap_subtract(struct bitmap *b, const struct bitmap *other)
     for (uint64_t i = 0; i < words; i++) {
         uint64_t both;
 
-        if (i % STRIDE == 0 && words - i >= STRIDE && are_clear(&b->words[i])) {
+        if (begins_clear_stride(b->words, i, words)) {
             i += STRIDE - 1;
             continue;
         }

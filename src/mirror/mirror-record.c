@@ -87,20 +87,22 @@ static int skip_holes(struct mirror_source *m, struct err *err)
     return 0;
 }
 
-/* The next block of the pass, from the cursor on; busy regions are its end. Called with the lock held. */
-static bool next_block(struct mirror_source *m, uint64_t *ret)
+/* Moves the cursor to the next block of the pass; busy regions are its end. False: there is none. Called with the lock held. */
+static bool next_block(struct mirror_source *m)
 {
     for (;;) {
-        if (!bitmap_next_run(&m->todo, m->cursor, 1, ret)) {
+        uint64_t first;
+
+        if (!bitmap_next_run(&m->todo, m->cursor, 1, &first)) {
             if (!m->postponed)
                 return false;
             m->postponing = m->postponed = false;
             m->cursor = 0;
-        } else if (m->postponing && regions_is_busy(&m->regions, *ret)) {
+        } else if (m->postponing && regions_is_busy(&m->regions, first)) {
             m->postponed = true;
-            m->cursor = regions_end(&m->regions, *ret);
+            m->cursor = regions_end(&m->regions, first);
         } else {
-            m->cursor = *ret;
+            m->cursor = first;
             return true;
         }
     }
@@ -113,8 +115,9 @@ static int next_to_read(struct mirror_source *m, struct err *err)
     int r;
 
     do {
-        if (!next_block(m, &first))
+        if (!next_block(m))
             return -EAGAIN;
+        first = m->cursor;
         r = skip_holes(m, err);
     } while (r == 0 && m->cursor != first);
     return r;
@@ -156,12 +159,11 @@ static int claim_chunk(struct mirror_source *m, struct claim *c, struct err *err
 static int claim_offers(struct mirror_source *m, struct claim *c, struct err *err)
 {
     unsigned int to_read = 0;
-    uint64_t first;
 
-    while (c->count < OFFER_HOLES && to_read < OFFER_CHUNKS && next_block(m, &first)) {
-        uint64_t offset = first / CHUNK_BITS * MIRROR_CHUNK;
+    while (c->count < OFFER_HOLES && to_read < OFFER_CHUNKS && next_block(m)) {
+        uint64_t offset = m->cursor / CHUNK_BITS * MIRROR_CHUNK;
         uint32_t length = (uint32_t)MIN(MIRROR_CHUNK, m->dev->size - offset);
-        uint64_t end = MIN((first / CHUNK_BITS + 1) * CHUNK_BITS, m->todo.bits);
+        uint64_t end = MIN((m->cursor / CHUNK_BITS + 1) * CHUNK_BITS, m->todo.bits);
         int r = know_extent(m, offset, err);
 
         if (r < 0)
@@ -194,7 +196,9 @@ static int claim_record(struct mirror_source *m, struct claim *c, struct err *er
         if (r < 0)
             break;
     }
-    return r < 0 && r != -EAGAIN ? r : c->count ? 0 : -EAGAIN;
+    if (r < 0 && r != -EAGAIN)
+        return r;
+    return c->count ? 0 : -EAGAIN;
 }
 
 /* What our reads cost is told apart from what the guest's own do (care.h): as soon as they end, since the device's figures have them
@@ -391,12 +395,11 @@ static void mark_again(struct mirror_source *m, uint64_t offset, uint32_t length
 static void one_less(struct mirror_source *m, uint64_t octets)
 {
     bool pass_done;
-    uint64_t first;
 
     assert(m->in_flight > 0);
     m->in_flight--;
     m->stats.pass_done += octets;
-    pass_done = m->active && m->in_flight == 0 && !next_block(m, &first);
+    pass_done = m->active && m->in_flight == 0 && !next_block(m);
     if (pass_done)
         m->active = false;
     pthread_mutex_unlock(&m->lock);

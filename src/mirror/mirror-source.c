@@ -122,14 +122,11 @@ static bool reads_all(struct mirror_source *m)
     return all;
 }
 
-void mirror_source_absorb(struct mirror_source *m)
+/* Marks were taken into `later`: those of blocks that are still to be read are dropped. */
+static void drop_ahead(struct mirror_source *m)
 {
-    uint64_t begin = clock_now();
-    struct err ignored; /* what is wrong with the marks is told when the next pass takes them */
     uint64_t blocks;
 
-    if (!m->tracker || begin < m->absorb_ns || !reads_all(m) || m->tracker->ops->collect(m->tracker, &m->later, &blocks, &ignored) < 0)
-        return;
     /* A hole that was known before may have been written to. */
     pthread_mutex_lock(&m->lock);
     m->extent_from = m->extent_end = 0;
@@ -141,6 +138,18 @@ void mirror_source_absorb(struct mirror_source *m)
     pthread_mutex_lock(&m->lock);
     m->later_octets = blocks * TRACKER_GRANULARITY;
     pthread_mutex_unlock(&m->lock);
+}
+
+void mirror_source_absorb(struct mirror_source *m)
+{
+    uint64_t begin = clock_now();
+    struct err ignored; /* what is wrong with the marks is told when the next pass takes them */
+    uint64_t blocks;
+
+    if (!m->tracker || begin < m->absorb_ns || !reads_all(m) || m->tracker->ops->collect(m->tracker, &m->later, &blocks, &ignored) < 0)
+        return;
+    if (blocks)
+        drop_ahead(m);
     m->absorb_ns = clock_now() + MAX(ABSORB_INTERVAL, (clock_now() - begin) * ABSORB_SHARE);
 }
 
