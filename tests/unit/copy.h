@@ -86,6 +86,14 @@ static inline void let_the_writer_write(struct copy *c)
     pthread_mutex_unlock(&c->rig.lock);
 }
 
+static inline void writer_is_done(struct copy *c)
+{
+    pthread_mutex_lock(&c->rig.lock);
+    c->stop = true;
+    pthread_cond_broadcast(&c->rig.changed);
+    pthread_mutex_unlock(&c->rig.lock);
+}
+
 static inline void write_before_the_read(struct mem_disk *d, uint64_t offset, size_t len, void *data)
 {
     (void)d, (void)offset, (void)len;

@@ -100,15 +100,12 @@ END_TEST
 /* What was marked before the bulk pass says where the guest writes too, unless it is nearly everything. */
 static void check_busy_before(uint64_t from, uint64_t last_from)
 {
-    struct err err = {0};
-
     fill(&copy, DISK);
     copy.from.on_read = note_read;
     copy_connect(&copy, 1, false);
     for (uint64_t at = from; at < AHEAD + REGION; at += CHUNK)
         write_marked(&copy, at, "busy", 4);
-    ck_assert_int_eq(mirror_source_begin_bulk(copy.source, &err), 0);
-    pass_wait(&copy, 1);
+    bulk(&copy);
     ck_assert_uint_ge(last_read, last_from);
     ck_assert_uint_lt(last_read, last_from + REGION);
     ck_assert_uint_eq(pass(&copy), 0);
@@ -125,16 +122,12 @@ END_TEST
 
 START_TEST(busy_everywhere_before)
 {
-    struct err err = {0};
-
     fill(&copy, DISK);
-    copy.from.on_read = note_read;
     copy_connect(&copy, 1, false);
     for (uint64_t at = 0; at < DISK; at += CHUNK)
         write_marked(&copy, at, "busy", 4);
-    ck_assert_int_eq(mirror_source_begin_bulk(copy.source, &err), 0);
+    bulk(&copy);
     ck_assert(!regions_is_busy(&copy.source->regions, 0));
-    pass_wait(&copy, 1);
     check_equal(&copy);
     copy_end(&copy);
 }
@@ -224,10 +217,7 @@ static void *writer_main(void *data)
         write_marked(c, at, block, sizeof(block));
         rig_count(&c->rig, &c->written);
     }
-    pthread_mutex_lock(&c->rig.lock);
-    c->stop = true;
-    pthread_cond_broadcast(&c->rig.changed);
-    pthread_mutex_unlock(&c->rig.lock);
+    writer_is_done(c);
     return NULL;
 }
 
@@ -256,5 +246,4 @@ START_TEST(written_all_the_while)
 END_TEST
 
 UNIT_MAIN("mirror-absorb", written_before_it_is_read, written_again_behind, busy_region_comes_last, busy_before, busy_everywhere_before,
-          a_single_write_is_not_busy, holes_fill,
-          zeroed_behind, offers_and_writes, written_all_the_while)
+          a_single_write_is_not_busy, holes_fill, zeroed_behind, offers_and_writes, written_all_the_while)

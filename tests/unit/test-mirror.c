@@ -185,10 +185,7 @@ static void *writer_main(void *data)
 
 static void writer_stop(struct copy *c)
 {
-    pthread_mutex_lock(&c->rig.lock);
-    c->stop = true;
-    pthread_cond_broadcast(&c->rig.changed);
-    pthread_mutex_unlock(&c->rig.lock);
+    writer_is_done(c);
     ck_assert_int_eq(pthread_join(c->thread, NULL), 0);
 }
 
